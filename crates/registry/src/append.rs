@@ -1,0 +1,147 @@
+//! Putting one layer on top of an image, inside the registry alone.
+//!
+//! ```text
+//! base config ─ patch ─▶ config ─┐
+//! files ─ tar ─ gzip ─▶ layer ───┼─▶ manifest ─▶ tag
+//! base layers ─ mount ───────────┘
+//! ```
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde_json::{Value, json};
+
+use crate::config_patch::sorted;
+use crate::copy::{STREAMS, bring_blob};
+use crate::media_types::{DOCKER_LAYER_GZIP, OCI_LAYER_GZIP};
+use crate::registry::Registry;
+use crate::{ConfigPatch, Content, Descriptor, Digest, Error, Manifest, TarLayer};
+
+const MAX_CONFIG: u64 = 8 * 1024 * 1024;
+/// Tells scanners and people what an image stands on (image specification, annotations).
+const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+
+/// The image below. It must be in the same registry as the target.
+#[derive(Clone, Debug)]
+pub struct Base {
+    pub repository: String,
+    pub manifest: Manifest,
+}
+
+/// The image made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub digest: Digest,
+    /// Config and all layers, compressed as the registry holds them.
+    pub size_bytes: u64,
+    /// The layer put on top.
+    pub layer: Descriptor,
+}
+
+/// Makes `target_repository:tag` of the base and one more layer. The base's blobs are mounted, so
+/// only the layer and a config are sent. The same base, layer and patch give the same digest; then
+/// nothing is sent again.
+pub async fn append_layer(
+    registry: &Registry,
+    base: &Base,
+    target_repository: &str,
+    tag: &str,
+    layer: TarLayer,
+    patch: &ConfigPatch,
+) -> Result<Appended, Error> {
+    let unusable = |reason: String| Error::Manifest { digest: base.manifest.digest, reason };
+    let Content::Image { config, layers } = base.manifest.parse()? else {
+        return Err(unusable("it is an index, not an image".to_owned()));
+    };
+    let base_config = registry.blob_bytes(&base.repository, &config, MAX_CONFIG).await?;
+    // Compressing may take long enough to hold up everything else on this thread.
+    let packed = tokio::task::spawn_blocking(move || layer.pack())
+        .await
+        .map_err(|e| Error::Layer { reason: e.to_string() })??;
+    let new_config = patch.apply(&base_config, layers.len(), &packed.diff_id).map_err(unusable)?;
+    let new_config = Bytes::from(new_config);
+
+    let layer_type = if base.manifest.is_oci() { OCI_LAYER_GZIP } else { DOCKER_LAYER_GZIP };
+    let new_layer = Descriptor::new(layer_type, Digest::of(&packed.gzip), packed.gzip.len() as u64);
+    let config =
+        Descriptor::new(config.media_type, Digest::of(&new_config), new_config.len() as u64);
+    let manifest = manifest(&base.manifest, &config, &new_layer).map_err(unusable)?;
+    let appended =
+        Appended { digest: manifest.digest, size_bytes: manifest.size_bytes()?, layer: new_layer };
+
+    let there = registry.resolve(target_repository, &manifest.digest.to_string()).await?;
+    if there.is_none() {
+        let mounts = async {
+            let held = layers.into_iter().filter(|layer| layer.urls.is_empty());
+            let mounts: Vec<_> = held
+                .map(|blob| bring_blob(registry, &base.repository, target_repository, blob))
+                .collect();
+            futures::stream::iter(mounts).buffer_unordered(STREAMS).try_collect::<()>().await
+        };
+        futures::try_join!(
+            mounts,
+            registry.put_blob(target_repository, packed.gzip),
+            registry.put_blob(target_repository, new_config),
+        )?;
+    }
+    registry.put_manifest(target_repository, tag, &manifest).await?;
+    Ok(appended)
+}
+
+/// The base's manifest with another config and one more layer, in the base's media type. The
+/// base's layers are taken over as they stand there, with annotations and all.
+fn manifest(base: &Manifest, config: &Descriptor, layer: &Descriptor) -> Result<Manifest, String> {
+    let parsed: Value = serde_json::from_slice(&base.raw).map_err(|e| e.to_string())?;
+    let mut layers = match parsed.get("layers") {
+        Some(Value::Array(layers)) => layers.clone(),
+        _ => return Err("it has no layers".to_owned()),
+    };
+    layers.push(json!(layer));
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": base.media_type,
+        "config": config,
+        "layers": layers,
+    });
+    if base.is_oci() {
+        manifest["annotations"] = json!({ BASE_DIGEST: base.digest });
+    }
+    let raw = serde_json::to_vec(&sorted(manifest)).map_err(|e| e.to_string())?;
+    Ok(Manifest::new(raw.into(), base.media_type.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media_types;
+
+    fn base(media_type: &str) -> Manifest {
+        let raw = json!({
+            "schemaVersion": 2,
+            "config": Descriptor::new("application/x", Digest::of(b"c"), 1),
+            "layers": [{
+                "mediaType": "application/y", "digest": Digest::of(b"l"), "size": 1,
+                "annotations": {"kept": "yes"},
+            }],
+        });
+        Manifest::new(raw.to_string().into(), media_type)
+    }
+
+    #[test]
+    fn the_new_manifest_is_of_the_bases_family_and_keeps_its_layers() {
+        for media_type in [media_types::OCI_MANIFEST, media_types::DOCKER_MANIFEST] {
+            let base = base(media_type);
+            let config = Descriptor::new("application/x", Digest::of(b"c2"), 2);
+            let layer = Descriptor::new("application/y", Digest::of(b"l2"), 3);
+            let made = manifest(&base, &config, &layer).unwrap();
+            assert_eq!(made, manifest(&base, &config, &layer).unwrap());
+            assert_eq!(made.media_type, media_type);
+            assert_eq!(made.size_bytes().unwrap(), 6);
+            let json: Value = serde_json::from_slice(&made.raw).unwrap();
+            assert_eq!(json["mediaType"], media_type);
+            assert_eq!(json["layers"][0]["annotations"]["kept"], "yes");
+            assert_eq!(json["layers"][1]["digest"], layer.digest.to_string());
+            // Docker's schema has no annotations.
+            assert_eq!(json.get("annotations").is_some(), base.is_oci());
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! One call to a registry: credentials, time limits, metrics, and a status turned into an error.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use chrono::Utc;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use url::Url;
+
+use crate::auth::{TokenRequest, TokenResponse};
+use crate::challenge::{Challenge, Scope};
+use crate::manifest::ACCEPT_MANIFESTS;
+use crate::registry::Registry;
+use crate::{Error, metric_definitions as names, retry};
+
+/// How long a registry may take to begin an answer, and between two pieces of one.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Error bodies and tokens are small; more than this is not read.
+const MAX_SMALL_BODY: u64 = 256 * 1024;
+const MAX_DETAIL: usize = 500;
+
+/// What to ask. It can be asked again, so its body is in memory.
+pub(crate) struct Call {
+    pub(crate) operation: &'static str,
+    /// What the call is about, for errors: `manifest a/b:latest`.
+    pub(crate) subject: String,
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) scope: Scope,
+    pub(crate) accepts_manifests: bool,
+    pub(crate) body: Option<(Bytes, String)>,
+}
+
+impl Call {
+    pub(crate) fn new(
+        operation: &'static str,
+        subject: String,
+        method: Method,
+        url: Url,
+        scope: Scope,
+    ) -> Self {
+        Self { operation, subject, method, url, scope, accepts_manifests: false, body: None }
+    }
+
+    pub(crate) fn accepting_manifests(mut self) -> Self {
+        self.accepts_manifests = true;
+        self
+    }
+
+    pub(crate) fn with_body(mut self, body: Bytes, content_type: &str) -> Self {
+        self.body = Some((body, content_type.to_owned()));
+        self
+    }
+
+    fn request(&self) -> Request {
+        let mut request = Request::new(self.method.clone(), self.url.clone());
+        if self.accepts_manifests {
+            request.headers_mut().insert(ACCEPT, HeaderValue::from_static(ACCEPT_MANIFESTS));
+        }
+        match &self.body {
+            Some((body, content_type)) => {
+                if let Ok(value) = HeaderValue::from_str(content_type) {
+                    request.headers_mut().insert(CONTENT_TYPE, value);
+                }
+                *request.body_mut() = Some(body.clone().into());
+            }
+            // Some registries answer 411 to a POST that does not say that it is empty.
+            None if self.method == Method::POST => {
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+            None => {}
+        }
+        request
+    }
+}
+
+impl Registry {
+    /// Asks until it works or fails for good. Every status that is not a success is an error.
+    pub(crate) async fn call(&self, call: &Call) -> Result<Response, Error> {
+        retry::transient(self.host(), call.operation, || self.call_once(call)).await
+    }
+
+    pub(crate) async fn call_once(&self, call: &Call) -> Result<Response, Error> {
+        let mut is_second_try = false;
+        loop {
+            let authorization = self.authorization(&call.url, &call.scope).await?;
+            let mut request = call.request();
+            if let Some(value) = &authorization {
+                request.headers_mut().insert(AUTHORIZATION, value.clone());
+            }
+            let response = self.execute(call.operation, &call.subject, request).await?;
+            if response.status() == StatusCode::UNAUTHORIZED && !is_second_try {
+                is_second_try = true;
+                let headers = response.headers();
+                if self.auth().learn(headers, &call.scope, authorization.as_ref()).await {
+                    continue;
+                }
+            }
+            return self.succeeded(&call.subject, response).await;
+        }
+    }
+
+    /// Credentials for `url`, if it is the registry's own.
+    pub(crate) async fn authorization(
+        &self,
+        url: &Url,
+        scope: &Scope,
+    ) -> Result<Option<HeaderValue>, Error> {
+        if self.origin().owns(url) { self.auth().header(self, scope).await } else { Ok(None) }
+    }
+
+    /// Sends a request that must be answered within [`PATIENCE`].
+    async fn execute(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        request: Request,
+    ) -> Result<Response, Error> {
+        let sending = async {
+            match tokio::time::timeout(PATIENCE, self.http().execute(request)).await {
+                Ok(result) => result.map_err(|e| Error::transport(self.host(), subject, e)),
+                Err(_) => Err(self.timed_out(subject)),
+            }
+        };
+        self.measured(operation, sending).await
+    }
+
+    /// Counts a request and its time.
+    pub(crate) async fn measured(
+        &self,
+        operation: &'static str,
+        sending: impl Future<Output = Result<Response, Error>>,
+    ) -> Result<Response, Error> {
+        let started = Instant::now();
+        let result = sending.await;
+        let registry = self.host().to_owned();
+        let status = match &result {
+            Ok(response) => response.status().as_str().to_owned(),
+            Err(_) => "none".to_owned(),
+        };
+        metrics::histogram!(names::REQUEST_DURATION, "registry" => registry.clone(), "operation" => operation)
+            .record(started.elapsed());
+        metrics::counter!(names::REQUESTS, "registry" => registry, "operation" => operation, "status" => status)
+            .increment(1);
+        result
+    }
+
+    /// Turns every status but 2xx into an error that carries the registry's own words.
+    pub(crate) async fn succeeded(
+        &self,
+        subject: &str,
+        response: Response,
+    ) -> Result<Response, Error> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after = retry::retry_after(response.headers(), Utc::now());
+        let host = self.host().to_owned();
+        let subject = subject.to_owned();
+        // What it says is worth showing but not worth failing for.
+        let body = self.body(&subject, response, MAX_SMALL_BODY).await.unwrap_or_default();
+        let detail = detail(status, &body);
+        Err(match status {
+            StatusCode::NOT_FOUND => Error::NotFound { host, subject },
+            StatusCode::UNAUTHORIZED if self.auth().credentials().is_none() => {
+                let detail = format!("{detail} (no credentials are configured)");
+                Error::Unauthorized { host, subject, detail }
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Error::Unauthorized { host, subject, detail }
+            }
+            _ => Error::Status { host, subject, status: status.as_u16(), detail, retry_after },
+        })
+    }
+
+    /// The whole body, at most `limit` bytes.
+    pub(crate) async fn body(
+        &self,
+        subject: &str,
+        mut response: Response,
+        limit: u64,
+    ) -> Result<Bytes, Error> {
+        let mut body = BytesMut::new();
+        loop {
+            let piece = match tokio::time::timeout(PATIENCE, response.chunk()).await {
+                Ok(result) => result.map_err(|e| Error::transport(self.host(), subject, e))?,
+                Err(_) => return Err(self.timed_out(subject)),
+            };
+            let Some(piece) = piece else { return Ok(body.freeze()) };
+            if (body.len() + piece.len()) as u64 > limit {
+                return Err(Error::TooLarge {
+                    host: self.host().to_owned(),
+                    subject: subject.to_owned(),
+                    limit,
+                });
+            }
+            body.extend_from_slice(&piece);
+        }
+    }
+
+    pub(crate) fn timed_out(&self, subject: &str) -> Error {
+        Error::TimedOut {
+            host: self.host().to_owned(),
+            subject: subject.to_owned(),
+            after: PATIENCE,
+        }
+    }
+
+    pub(crate) fn nonsense(&self, subject: &str, reason: impl Into<String>) -> Error {
+        Error::Protocol {
+            host: self.host().to_owned(),
+            subject: subject.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The calls that authentication itself makes.
+impl Registry {
+    /// GET `/v2/` without credentials, to see what the registry asks for.
+    pub(crate) async fn fetch_challenge(&self) -> Result<Challenge, Error> {
+        let subject = "its API";
+        let request = Request::new(Method::GET, self.origin().url("")?);
+        let response = self.execute("challenge", subject, request).await?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED => Challenge::read(response.headers())
+                .ok_or_else(|| self.nonsense(subject, "it wants a login we can't give")),
+            _ => {
+                self.succeeded(subject, response).await?;
+                Ok(Challenge::Open)
+            }
+        }
+    }
+
+    pub(crate) async fn fetch_token(&self, request: TokenRequest) -> Result<TokenResponse, Error> {
+        let subject = "a token";
+        let mut get = Request::new(Method::GET, request.url);
+        if let Some(value) = request.authorization {
+            get.headers_mut().insert(AUTHORIZATION, value);
+        }
+        let response = self.execute("token", subject, get).await?;
+        let response = self.succeeded(subject, response).await?;
+        let body = self.body(subject, response, MAX_SMALL_BODY).await?;
+        // Not the parser's error: it may quote the token.
+        serde_json::from_slice(&body)
+            .map_err(|_| self.nonsense(subject, "the token service did not send its JSON"))
+    }
+
+    pub(crate) fn no_token(&self, reason: &str) -> Error {
+        Error::Unauthorized {
+            host: self.host().to_owned(),
+            subject: "a token".to_owned(),
+            detail: reason.to_owned(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Problems {
+    errors: Vec<Problem>,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The registry's own words: its errors as JSON, else the text, else the status.
+fn detail(status: StatusCode, body: &[u8]) -> String {
+    let words = match serde_json::from_slice::<Problems>(body) {
+        Ok(problems) => {
+            let each = problems.errors.iter().map(|p| format!("{} {}", p.code, p.message));
+            each.collect::<Vec<_>>().join("; ")
+        }
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let words: String = words.trim().chars().filter(|c| !c.is_control()).take(MAX_DETAIL).collect();
+    if words.is_empty() {
+        status.canonical_reason().unwrap_or("no reason given").to_owned()
+    } else {
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registrys_words_are_kept_and_bounded() {
+        let json = br#"{"errors":[{"code":"DENIED","message":"no","detail":{"a":1}}]}"#;
+        assert_eq!(detail(StatusCode::FORBIDDEN, json), "DENIED no");
+        assert_eq!(detail(StatusCode::BAD_GATEWAY, b"<html>\nup\n"), "<html>up");
+        assert_eq!(detail(StatusCode::BAD_GATEWAY, b""), "Bad Gateway");
+        assert_eq!(detail(StatusCode::BAD_GATEWAY, &[b'x'; 9000]).len(), MAX_DETAIL);
+    }
+}

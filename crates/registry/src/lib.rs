@@ -1,0 +1,65 @@
+//! A client for OCI registries, and what is built on it: copying an image with its digest kept,
+//! and putting one layer on top of an image without a Docker daemon.
+//!
+//! # What always holds
+//!
+//! 1. A manifest is handled as the bytes the registry sent. It is parsed to be read and never
+//!    written again from what was parsed, so its digest stays what it was.
+//! 2. What is read is verified: a manifest against the digest it was asked by, a blob against its
+//!    descriptor. A blob's last bytes are handed on only after its size and SHA-256 are right.
+//! 3. So a wrong blob is never committed: a copy streams a GET into one PUT, and the PUT of a wrong
+//!    blob breaks off before its end.
+//! 4. A manifest is put after everything it names, and a tag after its manifest was read back from
+//!    the destination and verified.
+//! 5. Credentials go to the registry's own origin and to the token service it names, over HTTPS
+//!    unless the registry is configured as plain HTTP. No redirect carries them to another host.
+//! 6. A call that fails for a passing reason (no connection, a cut body, 429, 5xx) is tried again
+//!    with a growing, jittered wait, or after the server's `Retry-After`. What still fails says
+//!    by [`Error::is_transient`] whether trying later makes sense.
+//! 7. Memory does not grow with a blob's size.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! Options ─▶ Registry ─ manifests, blobs, uploads, listing ─▶ exchange (auth, retry, metrics) ─▶ HTTP
+//!               ▲  ▲
+//! copy_image ───┘  └─── append_layer
+//! source GET ─▶ BlobStream (size, SHA-256) ─▶ destination PUT
+//! ```
+
+mod append;
+mod auth;
+mod blob_stream;
+mod blobs;
+mod challenge;
+mod config_patch;
+mod copy;
+mod copy_plan;
+mod digest;
+mod error;
+mod exchange;
+mod image_ref;
+mod layer;
+mod listing;
+mod manifest;
+mod manifests;
+pub mod metric_definitions;
+mod options;
+mod origin;
+mod progress;
+mod registry;
+mod retry;
+mod uploads;
+
+pub use append::{Appended, Base, append_layer};
+pub use blob_stream::BlobStream;
+pub use config_patch::ConfigPatch;
+pub use copy::{CopyReport, Destination, Source, copy_image};
+pub use digest::{Digest, Hasher};
+pub use error::Error;
+pub use image_ref::ImageRef;
+pub use layer::{LayerFile, TarLayer};
+pub use manifest::{Content, Descriptor, Manifest, Platform, media_types};
+pub use options::Options;
+pub use progress::{Progress, ProgressSink};
+pub use registry::Registry;

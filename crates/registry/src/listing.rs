@@ -1,0 +1,113 @@
+//! Lists that come in pages: tags and repositories.
+
+use reqwest::Method;
+use reqwest::header::{HeaderMap, LINK};
+use serde::Deserialize;
+use url::Url;
+
+use crate::challenge::Scope;
+use crate::exchange::Call;
+use crate::registry::Registry;
+use crate::{Error, retry};
+
+/// The most that Distribution's catalog gives at once; it answers 400 to more.
+const PAGE: &str = "1000";
+const MAX_PAGE_BYTES: u64 = 16 * 1024 * 1024;
+/// A registry whose pages never end must not keep us for ever: ten million names.
+const MAX_PAGES: usize = 10_000;
+
+/// Both kinds of page. Distribution answers `null` for a repository whose tags are all gone.
+#[derive(Deserialize)]
+struct Page {
+    tags: Option<Vec<String>>,
+    repositories: Option<Vec<String>>,
+}
+
+impl Registry {
+    /// All tags of a repository, in the registry's order. An unknown repository is an error,
+    /// one without tags is empty.
+    pub async fn tags(&self, repository: &str) -> Result<Vec<String>, Error> {
+        let url = self.origin().repository_url(repository, "tags/list")?;
+        let subject = format!("list of tags of {repository}");
+        let call = Call::new("tags", subject, Method::GET, url, Scope::pull(repository));
+        self.pages(call, |page| page.tags).await
+    }
+
+    /// All repositories. Those whose images are all deleted stay in it.
+    pub async fn catalog(&self) -> Result<Vec<String>, Error> {
+        let url = self.origin().url("_catalog")?;
+        let subject = "catalog".to_owned();
+        let call = Call::new("catalog", subject, Method::GET, url, Scope::catalog());
+        self.pages(call, |page| page.repositories).await
+    }
+
+    async fn pages(
+        &self,
+        mut call: Call,
+        names: impl Fn(Page) -> Option<Vec<String>>,
+    ) -> Result<Vec<String>, Error> {
+        call.url.query_pairs_mut().append_pair("n", PAGE);
+        let mut all = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let (page, next) = retry::transient(self.host(), call.operation, || async {
+                let response = self.call_once(&call).await?;
+                let next = next_page(response.headers());
+                Ok((self.body(&call.subject, response, MAX_PAGE_BYTES).await?, next))
+            })
+            .await?;
+            let page = serde_json::from_slice(&page)
+                .map_err(|e| self.nonsense(&call.subject, e.to_string()))?;
+            all.extend(names(page).unwrap_or_default());
+            match next {
+                Some(next) => call.url = self.next_url(&call, &next)?,
+                None => return Ok(all),
+            }
+        }
+        Err(self.nonsense(&call.subject, "its pages do not end"))
+    }
+
+    fn next_url(&self, call: &Call, next: &str) -> Result<Url, Error> {
+        let url = self.origin().follow(&call.url, next);
+        match url {
+            Ok(url) if url == call.url => {
+                Err(self.nonsense(&call.subject, "its next page is the same page"))
+            }
+            Ok(url) => Ok(url),
+            Err(_) => Err(self.nonsense(&call.subject, "the link to its next page is not a URL")),
+        }
+    }
+}
+
+/// The target of `Link: <target>; rel="next"`.
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).find_map(|value| {
+        let (target, parameters) = value.trim().strip_prefix('<')?.split_once('>')?;
+        let is_next = parameters.split(';').any(|parameter| {
+            let parameter = parameter.trim();
+            parameter.eq_ignore_ascii_case("rel=\"next\"")
+                || parameter.eq_ignore_ascii_case("rel=next")
+        });
+        is_next.then(|| target.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_next_link_leads_on() {
+        let next = |value: &'static str| {
+            next_page(&HeaderMap::from_iter([(LINK, HeaderValue::from_static(value))]))
+        };
+        assert_eq!(
+            next(r#"</v2/_catalog?last=b&n=2>; rel="next""#).as_deref(),
+            Some("/v2/_catalog?last=b&n=2")
+        );
+        assert_eq!(next(r#"</v2/_catalog>; rel="prev""#), None);
+        assert_eq!(next("nonsense"), None);
+        assert_eq!(next_page(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,292 @@
+//! Putting blobs: mounted, skipped, or streamed in one PUT.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+};
+use reqwest::{Body, Method, Request, Response, StatusCode};
+use url::Url;
+
+use crate::blobs::subject;
+use crate::challenge::Scope;
+use crate::exchange::Call;
+use crate::manifest::media_types::OCTET_STREAM;
+use crate::registry::Registry;
+use crate::{Descriptor, Digest, Error, metric_definitions as names, retry};
+
+/// An upload is given up when not a byte moved for this long. Longer than for reads: after the last
+/// byte a registry may first move the whole blob to its place in object storage.
+const STALL_LIMIT: Duration = Duration::from_secs(300);
+const PIECE: usize = 256 * 1024;
+
+/// An open upload session.
+pub(crate) struct Session {
+    url: Url,
+    scope: Scope,
+}
+
+pub(crate) enum Start {
+    Mounted,
+    Session(Session),
+}
+
+impl Registry {
+    /// Puts a blob unless it is there. Its type is for the caller to set.
+    pub async fn put_blob(&self, repository: &str, content: Bytes) -> Result<Descriptor, Error> {
+        let digest = Digest::of(&content);
+        let descriptor = Descriptor::new(OCTET_STREAM, digest, content.len() as u64);
+        retry::transient(self.host(), "blob_put", || async {
+            if self.blob_exists_once(repository, &digest).await? {
+                return Ok(());
+            }
+            match self.start_upload(repository, &digest, None).await? {
+                Start::Mounted => Ok(()),
+                Start::Session(session) => {
+                    let pieces = futures::stream::iter(pieces(content.clone()).map(Ok));
+                    self.upload(repository, session, &descriptor, pieces).await
+                }
+            }
+        })
+        .await?;
+        Ok(descriptor)
+    }
+
+    /// Makes a blob of another repository of this registry appear in `repository`, without moving
+    /// it. False when the registry can't; nothing stays behind then.
+    pub async fn mount_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        from: &str,
+    ) -> Result<bool, Error> {
+        retry::transient(self.host(), "blob_mount", || async {
+            match self.start_upload(repository, digest, Some(from)).await? {
+                Start::Mounted => Ok(true),
+                Start::Session(session) => {
+                    self.cancel_upload(repository, session).await;
+                    Ok(false)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Opens a session, or mounts the blob when `from` has it.
+    pub(crate) async fn start_upload(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        from: Option<&str>,
+    ) -> Result<Start, Error> {
+        let mut url = self.origin().repository_url(repository, "blobs/uploads/")?;
+        let (operation, scope) = match from {
+            Some(from) => {
+                let mount = digest.to_string();
+                url.query_pairs_mut().append_pair("mount", &mount).append_pair("from", from);
+                ("blob_mount", Scope::mount(repository, from))
+            }
+            None => ("upload_start", Scope::push(repository)),
+        };
+        let subject = subject(repository, digest);
+        let call = Call::new(operation, subject, Method::POST, url, scope);
+        let response = self.call_once(&call).await?;
+        match response.status() {
+            StatusCode::CREATED => Ok(Start::Mounted),
+            StatusCode::ACCEPTED => {
+                let url = self.location(&call, response.headers())?;
+                Ok(Start::Session(Session { url, scope: call.scope }))
+            }
+            status => {
+                Err(self.nonsense(&call.subject, format!("it answered {status} to a new upload")))
+            }
+        }
+    }
+
+    /// Streams a blob into its session, as one PUT: registries differ in how they take chunks, and
+    /// Distribution 2.8 appends chunks without looking at their range. `content` must fail rather
+    /// than complete a wrong blob; then the PUT breaks off and nothing is committed.
+    pub(crate) async fn upload(
+        &self,
+        repository: &str,
+        session: Session,
+        descriptor: &Descriptor,
+        content: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let result = self.put(repository, &session, descriptor, content).await;
+        // A session left behind keeps its bytes in the registry. When the registry is away, its own
+        // purge has to do.
+        if let Err(error) = &result
+            && !matches!(error, Error::Unreachable { .. } | Error::TimedOut { .. })
+        {
+            self.cancel_upload(repository, session).await;
+        }
+        result
+    }
+
+    /// Ends a session. Failing to is not worth failing for: registries purge old sessions.
+    pub(crate) async fn cancel_upload(&self, repository: &str, session: Session) {
+        let subject = format!("an upload to {repository}");
+        let Session { url, scope } = session;
+        let call = Call::new("upload_cancel", subject, Method::DELETE, url, scope);
+        if let Err(error) = self.call_once(&call).await {
+            tracing::debug!(
+                registry.host = self.host(),
+                error = %error,
+                "an upload session could not be cancelled"
+            );
+        }
+    }
+
+    async fn put(
+        &self,
+        repository: &str,
+        session: &Session,
+        descriptor: &Descriptor,
+        content: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let subject = subject(repository, &descriptor.digest);
+        let mut url = session.url.clone();
+        url.query_pairs_mut().append_pair("digest", &descriptor.digest.to_string());
+        let authorization = self.authorization(&url, &session.scope).await?;
+        let watched = Watched::default();
+
+        let mut request = Request::new(Method::PUT, url);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(OCTET_STREAM));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(descriptor.size));
+        if let Some(value) = &authorization {
+            headers.insert(AUTHORIZATION, value.clone());
+        }
+        *request.body_mut() = Some(watched.body(self.host(), content));
+
+        let sending = async {
+            match watched.until_stalled(self.http().execute(request)).await {
+                Some(Ok(response)) => Ok(response),
+                // The source's own failure says more than "the body could not be sent".
+                Some(Err(e)) => Err(watched
+                    .failure()
+                    .unwrap_or_else(|| Error::transport(self.host(), &subject, e))),
+                None => Err(Error::TimedOut {
+                    host: self.host().to_owned(),
+                    subject: subject.clone(),
+                    after: STALL_LIMIT,
+                }),
+            }
+        };
+        let response = self.measured("blob_put", sending).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(self.refused(&subject, session, authorization, response).await);
+        }
+        self.succeeded(&subject, response).await.map(drop)
+    }
+
+    /// A 401 in the middle of an upload: when its token ended early, starting again helps.
+    async fn refused(
+        &self,
+        subject: &str,
+        session: &Session,
+        authorization: Option<HeaderValue>,
+        response: Response,
+    ) -> Error {
+        let headers = response.headers();
+        if self.auth().learn(headers, &session.scope, authorization.as_ref()).await {
+            return Error::Interrupted {
+                host: self.host().to_owned(),
+                subject: subject.to_owned(),
+                source: "the registry no longer takes the token".into(),
+            };
+        }
+        match self.succeeded(subject, response).await {
+            Ok(_) => self.nonsense(subject, "it refused and accepted at once"),
+            Err(error) => error,
+        }
+    }
+
+    fn location(&self, call: &Call, headers: &HeaderMap) -> Result<Url, Error> {
+        headers
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|location| self.origin().follow(&call.url, location).ok())
+            .ok_or_else(|| {
+                self.nonsense(&call.subject, "it opened an upload but did not say where")
+            })
+    }
+}
+
+/// Slices that share the content's memory.
+fn pieces(content: Bytes) -> impl Iterator<Item = Bytes> + Send {
+    let starts = (0..content.len()).step_by(PIECE);
+    starts.map(move |start| content.slice(start..content.len().min(start + PIECE)))
+}
+
+/// What an upload's body did so far, seen from outside of the HTTP client that reads it.
+#[derive(Clone, Default)]
+struct Watched {
+    moved: Arc<AtomicU64>,
+    failure: Arc<Mutex<Option<Error>>>,
+}
+
+impl Watched {
+    fn body(
+        &self,
+        host: &str,
+        content: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
+    ) -> Body {
+        let watched = self.clone();
+        let sent = metrics::counter!(
+            names::BLOB_BYTES, "registry" => host.to_owned(), "direction" => "sent"
+        );
+        Body::wrap_stream(content.map(move |piece| match piece {
+            Ok(piece) => {
+                watched.moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                sent.increment(piece.len() as u64);
+                Ok(piece)
+            }
+            Err(error) => {
+                *watched.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Err(io::Error::other("the source of the upload failed"))
+            }
+        }))
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// `None` when nothing moved for [`STALL_LIMIT`].
+    async fn until_stalled<T>(&self, sending: impl Future<Output = T>) -> Option<T> {
+        let mut sending = std::pin::pin!(sending);
+        let mut before = self.moved.load(Ordering::Relaxed);
+        loop {
+            if let Ok(result) = tokio::time::timeout(STALL_LIMIT, &mut sending).await {
+                return Some(result);
+            }
+            let now = self.moved.load(Ordering::Relaxed);
+            if now == before {
+                return None;
+            }
+            before = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_make_up_the_content() {
+        for size in [0, 1, PIECE, PIECE + 1, 3 * PIECE] {
+            let content = Bytes::from(vec![7; size]);
+            let parts: Vec<_> = pieces(content.clone()).collect();
+            assert!(parts.iter().all(|part| !part.is_empty() && part.len() <= PIECE));
+            assert_eq!(parts.concat(), content);
+        }
+    }
+}
