@@ -1,0 +1,123 @@
+//! The servers: which image, with which settings.
+
+use std::fmt::Write as _;
+
+use crate::ready::Probe;
+
+/// One of the servers that a set can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Server {
+    Nats,
+    Postgres,
+    /// The registry that images are published to and run from.
+    Primary,
+    /// The registry for disaster recovery.
+    Fallback,
+    S3,
+}
+
+impl Server {
+    pub const ALL: [Server; 5] =
+        [Server::Nats, Server::Postgres, Server::Primary, Server::Fallback, Server::S3];
+}
+
+pub(crate) const REGISTRY_USER: &str = "mecapy";
+pub(crate) const S3_ACCESS_KEY: &str = "mecapy-test";
+
+/// How many accounts a NATS server and buckets an S3 server are started with: more than
+/// the tests of one process ask for, and no measurable cost.
+pub(crate) const HANDED_OUT: usize = 200;
+
+/// What a container of a server is started with.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    pub(crate) server: Server,
+    pub(crate) image: &'static str,
+    pub(crate) port: u16,
+    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) arguments: &'static [&'static str],
+    pub(crate) probe: Probe,
+}
+
+/// `password` is the set's one password, for every server.
+pub(crate) fn spec(server: Server, password: &str) -> Spec {
+    let password = password.to_owned();
+    match server {
+        Server::Nats => Spec {
+            server,
+            image: "mecapy/infra/nats",
+            port: 4222,
+            environment: vec![("NATS_AUTH", nats_accounts(&password))],
+            arguments: &[],
+            probe: Probe::Nats,
+        },
+        Server::Postgres => Spec {
+            server,
+            image: "mecapy/infra/postgres",
+            port: 5432,
+            environment: vec![("POSTGRES_PASSWORD", password)],
+            arguments: &["-c", "max_connections=400", "-c", "shared_buffers=128MB"],
+            probe: Probe::Postgres,
+        },
+        Server::Primary | Server::Fallback => Spec {
+            server,
+            image: "mecapy/infra/registry",
+            port: 5000,
+            environment: vec![
+                ("REGISTRY_USER", REGISTRY_USER.into()),
+                ("REGISTRY_PASSWORD", password),
+            ],
+            arguments: &[],
+            probe: Probe::Http("/v2/"),
+        },
+        Server::S3 => Spec {
+            server,
+            image: "mecapy/infra/s3",
+            port: 9000,
+            environment: vec![
+                ("S3_ACCESS_KEY", S3_ACCESS_KEY.into()),
+                ("S3_SECRET_KEY", password),
+                ("S3_BUCKETS", buckets()),
+            ],
+            arguments: &[],
+            probe: Probe::Http("/"),
+        },
+    }
+}
+
+/// The server's part in a container's name.
+pub(crate) fn server_name(server: Server) -> &'static str {
+    match server {
+        Server::Nats => "nats",
+        Server::Postgres => "postgres",
+        Server::Primary => "primary",
+        Server::Fallback => "fallback",
+        Server::S3 => "s3",
+    }
+}
+
+pub(crate) fn nats_user(number: usize) -> String {
+    format!("user-{number}")
+}
+
+pub(crate) fn bucket(number: usize) -> String {
+    format!("bucket-{number}")
+}
+
+/// An account for each user: streams, consumers and subjects of one are not seen by
+/// another.
+fn nats_accounts(password: &str) -> String {
+    let mut accounts = String::from("accounts {\n");
+    for number in 0..HANDED_OUT {
+        let user = nats_user(number);
+        let _ = writeln!(
+            accounts,
+            r#"  "{user}" {{ jetstream: enabled, users: [{{ user: "{user}", password: "{password}" }}] }}"#
+        );
+    }
+    accounts + "}\n"
+}
+
+fn buckets() -> String {
+    (0..HANDED_OUT).map(bucket).collect::<Vec<_>>().join(" ")
+}

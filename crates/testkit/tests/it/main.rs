@@ -1,0 +1,4 @@
+//! The test servers themselves.
+
+mod servers;
+mod watchdog;
