@@ -1,0 +1,236 @@
+//! Builds, and the moves of their state.
+
+use chrono::{DateTime, Utc};
+use mecapy_proto::{BuildId, FunctionId};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{BuildState, Error, StoredFailure, stored_failure};
+
+const COLUMNS: &str = "id, function_id, version, state, cancel_requested, staging_image, digest, tag, size_bytes,
+    dependency_image, lock_key, log_key, build_duration_ms, docker_image, error_code, error_message, error_log,
+    requested_at, started_at, built_at, scanned_at, ended_at";
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Build {
+    id: Uuid,
+    function_id: i64,
+    pub version: i32,
+    #[sqlx(try_from = "String")]
+    pub state: BuildState,
+    pub cancel_requested: bool,
+    pub staging_image: Option<String>,
+    pub digest: Option<String>,
+    pub tag: Option<String>,
+    pub size_bytes: Option<i64>,
+    pub dependency_image: Option<String>,
+    pub lock_key: Option<String>,
+    pub log_key: Option<String>,
+    pub build_duration_ms: Option<i64>,
+    pub docker_image: Option<String>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+    error_log: Option<Vec<String>>,
+    pub requested_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub built_at: Option<DateTime<Utc>>,
+    pub scanned_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+impl Build {
+    pub fn id(&self) -> BuildId {
+        BuildId::from_uuid(self.id)
+    }
+
+    pub fn function_id(&self) -> Result<FunctionId, Error> {
+        FunctionId::new(self.function_id)
+            .map_err(|_| Error::Unknown { column: "builds.function_id", value: self.function_id.to_string() })
+    }
+
+    pub fn failure(&self) -> Option<StoredFailure> {
+        stored_failure(self.error_code.clone(), self.error_message.clone(), self.error_log.clone())
+    }
+}
+
+/// Makes a build of a version, queued. False: it is there already.
+pub async fn create(
+    conn: &mut PgConnection,
+    id: BuildId,
+    function: FunctionId,
+    version: u32,
+) -> Result<bool, Error> {
+    let done = sqlx::query("insert into builds (id, function_id, version) values ($1, $2, $3) on conflict do nothing")
+        .bind(id.uuid())
+        .bind(function.get())
+        .bind(i64::from(version))
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub async fn get(pool: &PgPool, id: BuildId) -> Result<Option<Build>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from builds where id = $1")))
+        .bind(id.uuid())
+        .fetch_optional(pool)
+        .await?)
+}
+
+/// The newest build of a function.
+pub async fn newest(pool: &PgPool, function: FunctionId) -> Result<Option<Build>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS} from builds where function_id = $1 order by version desc, requested_at desc limit 1"
+    )))
+    .bind(function.get())
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// How many builds are in each state that is not an end.
+pub async fn open_counts(pool: &PgPool) -> Result<Vec<(String, i64)>, Error> {
+    Ok(sqlx::query_as(
+        "select state, count(*) from builds where state in ('queued', 'building', 'scanning', 'publishing') group by state",
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// queued → building. The state it is in now; none if there is no such build.
+///
+/// A build that is `building` already stays so: its builder died, and this one takes it over.
+pub async fn start(pool: &PgPool, id: BuildId) -> Result<Option<BuildState>, Error> {
+    sqlx::query("update builds set state = 'building', started_at = now(), updated_at = now() where id = $1 and state = any($2)")
+        .bind(id.uuid())
+        .bind(BuildState::Building.predecessors())
+        .execute(pool)
+        .await?;
+    let state: Option<String> =
+        sqlx::query_scalar("select state from builds where id = $1").bind(id.uuid()).fetch_optional(pool).await?;
+    state.map(BuildState::try_from).transpose()
+}
+
+/// What the builder leaves.
+#[derive(Debug, Clone)]
+pub struct Built {
+    pub staging_image: String,
+    pub digest: String,
+    pub tag: String,
+    pub size_bytes: u64,
+    pub dependency_image: String,
+    pub lock_key: Option<String>,
+    pub log_key: String,
+    pub duration_ms: u64,
+}
+
+/// building → scanning. False: the build is elsewhere, nothing changed.
+pub async fn built(conn: &mut PgConnection, id: BuildId, built: &Built) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update builds set state = 'scanning', staging_image = $3, digest = $4, tag = $5, size_bytes = $6,
+             dependency_image = $7, lock_key = $8, log_key = $9, build_duration_ms = $10,
+             built_at = now(), updated_at = now()
+         where id = $1 and state = any($2)",
+    )
+    .bind(id.uuid())
+    .bind(BuildState::Scanning.predecessors())
+    .bind(&built.staging_image)
+    .bind(&built.digest)
+    .bind(&built.tag)
+    .bind(saturating(built.size_bytes))
+    .bind(&built.dependency_image)
+    .bind(&built.lock_key)
+    .bind(&built.log_key)
+    .bind(saturating(built.duration_ms))
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// scanning → publishing or rejected. False: the build is elsewhere, or has another digest; nothing changed.
+pub async fn scanned(conn: &mut PgConnection, id: BuildId, digest: &str, passed: bool) -> Result<bool, Error> {
+    let next = if passed { BuildState::Publishing } else { BuildState::Rejected };
+    let done = sqlx::query(
+        "update builds set state = $3, scanned_at = now(), updated_at = now(),
+             ended_at = case when $5 then ended_at else now() end
+         where id = $1 and state = any($2) and digest = $4",
+    )
+    .bind(id.uuid())
+    .bind(next.predecessors())
+    .bind(next.as_str())
+    .bind(digest)
+    .bind(passed)
+    .execute(&mut *conn)
+    .await?;
+    if done.rows_affected() == 1 && !passed {
+        reflect_end(conn, id).await?;
+    }
+    Ok(done.rows_affected() == 1)
+}
+
+/// publishing → ready, and the function now runs this image, unless a newer version is ready already.
+pub async fn published(conn: &mut PgConnection, id: BuildId, docker_image: &str) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update builds set state = 'ready', docker_image = $3, ended_at = now(), updated_at = now()
+         where id = $1 and state = any($2)",
+    )
+    .bind(id.uuid())
+    .bind(BuildState::Ready.predecessors())
+    .bind(docker_image)
+    .execute(&mut *conn)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "update functions f set current_build = b.id, docker_image = b.docker_image, image_size = b.size_bytes,
+             build_duration_ms = b.build_duration_ms, build_status = 'ready', build_logs_s3_key = b.log_key
+         from builds b
+         where b.id = $1 and f.id = b.function_id
+           and not exists (select 1 from builds c where c.id = f.current_build and c.version > b.version)",
+    )
+    .bind(id.uuid())
+    .execute(conn)
+    .await?;
+    Ok(true)
+}
+
+/// Any state that is not an end → failed. False: it had ended already, nothing changed.
+pub async fn fail(
+    conn: &mut PgConnection,
+    id: BuildId,
+    failure: &StoredFailure,
+    log_key: Option<&str>,
+) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update builds set state = 'failed', error_code = $3, error_message = $4, error_log = $5,
+             log_key = coalesce($6, log_key), ended_at = now(), updated_at = now()
+         where id = $1 and state = any($2)",
+    )
+    .bind(id.uuid())
+    .bind(BuildState::Failed.predecessors())
+    .bind(&failure.code)
+    .bind(&failure.message)
+    .bind(&failure.log)
+    .bind(log_key)
+    .execute(&mut *conn)
+    .await?;
+    if done.rows_affected() == 1 {
+        reflect_end(conn, id).await?;
+    }
+    Ok(done.rows_affected() == 1)
+}
+
+/// A function that never was ready shows how its newest build ended.
+async fn reflect_end(conn: &mut PgConnection, id: BuildId) -> Result<(), Error> {
+    sqlx::query(
+        "update functions f set build_status = b.state, build_logs_s3_key = b.log_key
+         from builds b where b.id = $1 and f.id = b.function_id and f.current_build is null",
+    )
+    .bind(id.uuid())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+fn saturating(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

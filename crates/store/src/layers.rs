@@ -1,0 +1,29 @@
+//! What the scanner read in a layer, kept for every other image that has the layer.
+
+use serde_json::Value;
+use sqlx::PgPool;
+
+use crate::Error;
+
+/// The contents of those of the layers that are known, by digest.
+pub async fn get(pool: &PgPool, digests: &[String], analyser_version: &str) -> Result<Vec<(String, Value)>, Error> {
+    Ok(sqlx::query_as(
+        "select layer_digest, contents from layer_indexes where layer_digest = any($1) and analyser_version = $2",
+    )
+    .bind(digests)
+    .bind(analyser_version)
+    .fetch_all(pool)
+    .await?)
+}
+
+pub async fn put(pool: &PgPool, digest: &str, analyser_version: &str, contents: &Value) -> Result<(), Error> {
+    sqlx::query(
+        "insert into layer_indexes (layer_digest, analyser_version, contents) values ($1, $2, $3) on conflict do nothing",
+    )
+    .bind(digest)
+    .bind(analyser_version)
+    .bind(contents)
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! PostgreSQL: the truth of the pipeline.
+//!
+//! Invariants:
+//! 1. All SQL is here, one module an entity.
+//! 2. States move forward only. Each move is one conditional `UPDATE`: it says whether it happened,
+//!    so that a message which comes twice, late or out of order changes nothing.
+//! 3. What a message changes, that it was handled ([`inbox`]) and what it sends ([`outbox`])
+//!    are written in one transaction, by `mecapy-bus`.
+//!
+//! Functions that are part of such a transaction take a connection; those that only read take the pool.
+
+pub mod builds;
+mod connect;
+pub mod functions;
+pub mod inbox;
+pub mod layers;
+pub mod outbox;
+pub mod scans;
+mod state;
+pub mod tasks;
+pub mod usage;
+
+pub use connect::{Options, connect, connect_lazy, migrate, schema_is_current};
+pub use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+pub use state::{BuildState, TaskState};
+
+use mecapy_proto::v1::Failure;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the database did not answer as expected")]
+    Database(#[from] sqlx::Error),
+    #[error("the schema could not be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("postgres.url: not a PostgreSQL URL (postgres://user@host:port/database)")]
+    Url(#[source] sqlx::Error),
+    #[error("a row holds {column} = {value:?}, which this version does not know")]
+    Unknown { column: &'static str, value: String },
+}
+
+/// A failure as it is kept in a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFailure {
+    pub code: String,
+    pub message: String,
+    pub log: Vec<String>,
+}
+
+impl From<Failure> for StoredFailure {
+    fn from(failure: Failure) -> Self {
+        Self { code: failure.code, message: failure.message, log: failure.log_tail }
+    }
+}
+
+impl From<StoredFailure> for Failure {
+    fn from(failure: StoredFailure) -> Self {
+        Self { code: failure.code, message: failure.message, log_tail: failure.log }
+    }
+}
+
+fn stored_failure(code: Option<String>, message: Option<String>, log: Option<Vec<String>>) -> Option<StoredFailure> {
+    code.map(|code| StoredFailure { code, message: message.unwrap_or_default(), log: log.unwrap_or_default() })
+}
