@@ -1,0 +1,195 @@
+//! Messages that could not be handled: kept as they came, with the reason, until somebody replays or drops them.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, consumer, stream};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use mecapy_proto::{Event, SUBJECTS, v1};
+use serde::Serialize;
+
+use crate::envelope::{self, MESSAGE_ID, TRACEPARENT};
+use crate::topology::DEAD_LETTERS;
+use crate::{Bus, Error};
+
+const REASON: &str = "mecapy-reason";
+const DELIVERIES: &str = "mecapy-deliveries";
+const SERVICE: &str = "mecapy-service";
+const CONSUMER: &str = "mecapy-consumer";
+const SUBJECT: &str = "mecapy-subject";
+
+pub(crate) struct Letter<'a> {
+    pub subject: &'a str,
+    pub reason: &'a str,
+    pub deliveries: u64,
+    pub service: &'a str,
+    pub consumer: &'a str,
+}
+
+/// Keeps a message. Buried twice, it is there once: its place in its stream is its id.
+pub(crate) async fn bury(bus: &Bus, letter: &Letter<'_>, message: &jetstream::Message) -> Result<(), Error> {
+    let mut headers = message.headers.clone().unwrap_or_default();
+    let place = message.info().map_or_else(
+        |_| message.subject.to_string(),
+        |info| format!("{}:{}", info.stream, info.stream_sequence),
+    );
+    headers.insert(MESSAGE_ID, format!("dlq/{}/{place}", letter.consumer));
+    headers.insert(SUBJECT, letter.subject);
+    // A header is one line.
+    headers.insert(REASON, letter.reason.replace(['\r', '\n'], " "));
+    headers.insert(DELIVERIES, letter.deliveries.to_string());
+    headers.insert(SERVICE, letter.service);
+    headers.insert(CONSUMER, letter.consumer);
+    let subject = format!("dlq.{}", letter.subject);
+    let failed = |cause: String| Error::Publish { subject: subject.clone(), cause };
+    bus.jetstream
+        .publish_with_headers(subject.clone(), headers, message.payload.clone())
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(())
+}
+
+/// A dead letter as operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadLetter {
+    /// Its number in the stream of dead letters.
+    pub id: u64,
+    /// Where it was to go.
+    pub subject: String,
+    pub reason: String,
+    pub deliveries: u64,
+    pub service: String,
+    pub consumer: String,
+    /// The trace in which it failed.
+    pub traceparent: Option<String>,
+    /// RFC 3339.
+    pub at: String,
+    /// As JSON where it can be read, else as text with what can't be shown replaced.
+    pub body: serde_json::Value,
+}
+
+/// The dead letters from `after` on, oldest first, at most `limit`.
+pub async fn list(bus: &Bus, after: u64, limit: usize) -> Result<Vec<DeadLetter>, Error> {
+    let consumer = bus
+        .jetstream
+        .create_consumer_on_stream(
+            consumer::pull::OrderedConfig {
+                deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+                ..Default::default()
+            },
+            DEAD_LETTERS,
+        )
+        .await
+        .map_err(|error| Error::jetstream("listing dead letters", error))?;
+    let last = stream(bus).await?.cached_info().state.last_sequence;
+    let mut letters = Vec::new();
+    if last <= after {
+        return Ok(letters);
+    }
+    let mut messages =
+        consumer.messages().await.map_err(|error| Error::jetstream("listing dead letters", error))?;
+    while letters.len() < limit {
+        // The last one may have been dropped meanwhile: then nothing more comes.
+        let Ok(Some(next)) = tokio::time::timeout(Duration::from_secs(2), messages.next()).await else { break };
+        let message = next.map_err(|error| Error::jetstream("listing dead letters", error))?;
+        let id = message.info().map(|info| info.stream_sequence).unwrap_or_default();
+        letters.push(letter(id, message.headers.as_ref(), &message.payload, message.info().ok().map(|i| i.published.to_string())));
+        if id >= last {
+            break;
+        }
+    }
+    Ok(letters)
+}
+
+/// One dead letter; none if it is not there.
+pub async fn get(bus: &Bus, id: u64) -> Result<Option<DeadLetter>, Error> {
+    Ok(raw(bus, id).await?.map(|message| {
+        letter(id, Some(&message.headers), &message.payload, Some(message.time.to_string()))
+    }))
+}
+
+/// Publishes the original message again, to where it was to go, and drops the dead letter. False: not there.
+pub async fn replay(bus: &Bus, id: u64) -> Result<bool, Error> {
+    let Some(message) = raw(bus, id).await? else { return Ok(false) };
+    let subject = envelope::get(Some(&message.headers), SUBJECT).unwrap_or_default().to_owned();
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter() {
+        let name: &str = name.as_ref();
+        if !name.starts_with("mecapy-") && !name.eq_ignore_ascii_case(MESSAGE_ID) {
+            for value in values {
+                headers.append(name, value.as_str());
+            }
+        }
+    }
+    // Not the first id: the stream may still know it, and would drop this copy.
+    headers.insert(MESSAGE_ID, format!("replay/{id}"));
+    let failed = |cause: String| Error::Publish { subject: subject.clone(), cause };
+    bus.jetstream
+        .publish_with_headers(subject.clone(), headers, message.payload.clone())
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    drop_letter(bus, id).await
+}
+
+/// Forgets a dead letter for good. False: not there.
+pub async fn drop_letter(bus: &Bus, id: u64) -> Result<bool, Error> {
+    if raw(bus, id).await?.is_none() {
+        return Ok(false);
+    }
+    stream(bus).await?.delete_message(id).await.map_err(|error| Error::jetstream("dropping a dead letter", error))
+}
+
+/// How many there are.
+pub async fn count(bus: &Bus) -> Result<u64, Error> {
+    Ok(stream(bus).await?.cached_info().state.messages)
+}
+
+async fn stream(bus: &Bus) -> Result<stream::Stream, Error> {
+    bus.jetstream.get_stream(DEAD_LETTERS).await.map_err(|_| Error::NotSetUp(format!("stream {DEAD_LETTERS}")))
+}
+
+async fn raw(bus: &Bus, id: u64) -> Result<Option<jetstream::message::StreamMessage>, Error> {
+    match stream(bus).await?.get_raw_message(id).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(Error::jetstream("reading a dead letter", error)),
+    }
+}
+
+fn letter(id: u64, headers: Option<&HeaderMap>, body: &Bytes, at: Option<String>) -> DeadLetter {
+    let header = |name: &str| envelope::get(headers, name).unwrap_or_default().to_owned();
+    let subject = header(SUBJECT);
+    DeadLetter {
+        id,
+        reason: header(REASON),
+        deliveries: header(DELIVERIES).parse().unwrap_or_default(),
+        service: header(SERVICE),
+        consumer: header(CONSUMER),
+        traceparent: envelope::get(headers, TRACEPARENT).map(str::to_owned),
+        at: at.unwrap_or_default(),
+        body: readable(&subject, body),
+        subject,
+    }
+}
+
+/// The body as JSON, whatever it came as.
+fn readable(subject: &str, body: &[u8]) -> serde_json::Value {
+    fn decode<E: Event>(body: &[u8]) -> Option<serde_json::Value> {
+        E::decode(body).ok().and_then(|event| serde_json::to_value(event).ok())
+    }
+    macro_rules! by_subject {
+        ($($event:ident),*) => {
+            match subject { $(s if s == v1::$event::SUBJECT => decode::<v1::$event>(body),)* _ => None }
+        };
+    }
+    debug_assert!(subject.is_empty() || SUBJECTS.contains(&subject));
+    serde_json::from_slice(body)
+        .ok()
+        .or_else(|| by_subject!(BuildRequested, BuildDone, ScanDone, TaskDispatch, BaseRequested, MirrorRequested, CleanupRequested))
+        .unwrap_or_else(|| serde_json::Value::String(String::from_utf8_lossy(body).into_owned()))
+}

@@ -1,0 +1,220 @@
+//! One message, from its arrival to its ack.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{AckKind, Message};
+use chrono::Utc;
+use mecapy_proto::Event;
+use mecapy_store::inbox;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
+
+use crate::envelope::{self, TRACEPARENT};
+use crate::topology::{ACK_WAIT, Durable, MAX_DELIVERIES};
+use crate::{Delivery, Handler, HandlerError, Outbox, Outcome, dead_letters, metric_definitions as metrics, trace};
+
+/// How the handling ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Handled,
+    Duplicate,
+    Retried,
+    DeadLettered,
+    HandedBack,
+}
+
+impl Ended {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Duplicate => "duplicate",
+            Self::Retried => "retried",
+            Self::DeadLettered => "dead_lettered",
+            Self::HandedBack => "handed_back",
+        }
+    }
+}
+
+pub(crate) async fn process<E: Event>(
+    message: Message,
+    durable: Durable,
+    handler: &impl Handler<E>,
+    outbox: &Outbox,
+    hand_back: &CancellationToken,
+) {
+    let began = Instant::now();
+    let count = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
+    if count > 1 {
+        metrics::redeliveries(durable.name).increment(1);
+    }
+    let traceparent = envelope::get(message.headers.as_ref(), TRACEPARENT).map(str::to_owned);
+    let span = tracing::info_span!(
+        "process",
+        otel.name = format!("process {}", durable.subject),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.destination.name = durable.subject,
+        messaging.consumer.group.name = durable.name,
+        messaging.message.id = tracing::field::Empty,
+        delivery = count,
+    );
+    trace::set_parent(&span, traceparent.as_deref());
+    let in_flight = metrics::in_flight(durable.name);
+    in_flight.increment(1.0);
+    let attempt = Attempt { message: &message, durable, outbox, hand_back, traceparent, count };
+    let ended = attempt.run(handler).instrument(span).await;
+    in_flight.decrement(1.0);
+    metrics::deliveries(durable.name, ended.as_str()).increment(1);
+    metrics::handled(durable.name, began.elapsed());
+}
+
+struct Attempt<'a> {
+    message: &'a Message,
+    durable: Durable,
+    outbox: &'a Outbox,
+    hand_back: &'a CancellationToken,
+    traceparent: Option<String>,
+    count: u64,
+}
+
+impl Attempt<'_> {
+    async fn run<E: Event>(&self, handler: &impl Handler<E>) -> Ended {
+        let event: E = match envelope::read(self.message.headers.as_ref(), &self.message.payload, Utc::now()) {
+            Ok(event) => event,
+            Err(unreadable) => return self.bury("unreadable", &unreadable.to_string()).await,
+        };
+        let message_id = event.message_id();
+        Span::current().record("messaging.message.id", &message_id);
+
+        let handled = tokio::select! {
+            handled = self.handle(handler, event, &message_id) => handled,
+            never = self.progress() => match never {},
+            () = self.hand_back.cancelled() => {
+                self.ack(AckKind::Nak(None)).await;
+                return Ended::HandedBack;
+            }
+        };
+        match handled {
+            Ok(ended) => {
+                self.double_ack().await;
+                ended
+            }
+            Err(HandlerError::Permanent(reason)) => self.bury("permanent", &reason).await,
+            Err(error) if self.count >= MAX_DELIVERIES => self.bury("exhausted", &error.to_string()).await,
+            Err(error) => {
+                let delay = backoff(self.count);
+                tracing::warn!(
+                    message_id,
+                    delivery = self.count,
+                    retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                    %error,
+                    "{} will be tried again",
+                    self.durable.subject
+                );
+                self.ack(AckKind::Nak(Some(delay))).await;
+                Ended::Retried
+            }
+        }
+    }
+
+    async fn handle<E: Event>(
+        &self,
+        handler: &impl Handler<E>,
+        event: E,
+        message_id: &str,
+    ) -> Result<Ended, HandlerError> {
+        if inbox::contains(self.outbox.pool(), self.durable.name, message_id).await? {
+            return Ok(Ended::Duplicate);
+        }
+        let delivery =
+            Delivery { message_id: message_id.to_owned(), count: self.count, hand_back: self.hand_back.clone() };
+        let outcome = handler.handle(event, &delivery).await?;
+        self.commit(outcome, message_id).await
+    }
+
+    /// Inbox, state and outbox in one transaction; then the messages go out.
+    async fn commit(&self, outcome: Outcome, message_id: &str) -> Result<Ended, HandlerError> {
+        let mut transaction = self.outbox.pool().begin().await.map_err(mecapy_store::Error::from)?;
+        if !inbox::insert(&mut transaction, self.durable.name, message_id).await? {
+            return Ok(Ended::Duplicate);
+        }
+        let outgoing = outcome.apply(&mut transaction).await?;
+        let written = self
+            .outbox
+            .write_in_trace(&mut transaction, outgoing, self.traceparent.as_deref())
+            .await
+            .map_err(HandlerError::transient)?;
+        transaction.commit().await.map_err(mecapy_store::Error::from)?;
+        self.outbox.send(written).await;
+        Ok(Ended::Handled)
+    }
+
+    /// Tells the server that the work goes on; never returns.
+    async fn progress(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(ACK_WAIT / 3).await;
+            self.ack(AckKind::Progress).await;
+        }
+    }
+
+    /// Keeps the message as a dead letter, and only then takes it off the queue.
+    async fn bury(&self, kind: &'static str, reason: &str) -> Ended {
+        let letter = dead_letters::Letter {
+            subject: self.durable.subject,
+            reason,
+            deliveries: self.count,
+            service: self.outbox.service(),
+            consumer: self.durable.name,
+        };
+        match dead_letters::bury(self.outbox.bus(), &letter, self.message).await {
+            Ok(()) => {
+                metrics::dead_letters(self.durable.name, kind).increment(1);
+                tracing::error!(reason, delivery = self.count, "{} is a dead letter", self.durable.subject);
+                self.ack(AckKind::Term).await;
+                Ended::DeadLettered
+            }
+            Err(error) => {
+                tracing::warn!(%error, reason, "a dead letter could not be kept; it comes again");
+                self.ack(AckKind::Nak(Some(backoff(self.count)))).await;
+                Ended::Retried
+            }
+        }
+    }
+
+    async fn double_ack(&self) {
+        // If it is lost, the message comes again, and the inbox knows it.
+        if let Err(error) = self.message.double_ack().await {
+            tracing::debug!(%error, "an ack was not confirmed");
+        }
+    }
+
+    async fn ack(&self, kind: AckKind) {
+        if let Err(error) = self.message.ack_with(kind).await {
+            tracing::debug!(%error, "an ack was not sent");
+        }
+    }
+}
+
+/// 0.5 s, doubled by each delivery up to 30 s, with a quarter of jitter.
+fn backoff(deliveries: u64) -> Duration {
+    let doubled = 500_u64.saturating_mul(1 << deliveries.saturating_sub(1).min(6));
+    let base = doubled.min(30_000);
+    // The clock's nanoseconds are random enough to keep replicas apart.
+    let jitter = u64::from(Utc::now().timestamp_subsec_nanos()) % (base / 4).max(1);
+    Duration::from_millis(base - base / 8 + jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_grows_to_half_a_minute_and_stays() {
+        assert!(backoff(1) < Duration::from_secs(1));
+        for deliveries in 1..100 {
+            let delay = backoff(deliveries);
+            assert!(delay >= Duration::from_millis(430) && delay < Duration::from_secs(34), "{delay:?}");
+        }
+        assert!(backoff(7) > Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,140 @@
+//! What a service gives to the bus. No type of NATS in it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use mecapy_proto::Event;
+use mecapy_store::PgConnection;
+use mecapy_store::outbox::Message;
+use tokio_util::sync::CancellationToken;
+
+/// Handles the events of one subject.
+pub trait Handler<E: Event>: Send + Sync + 'static {
+    /// Does the outside work, which must bear being done twice, and returns what to write.
+    ///
+    /// It is called again for the same event as long as its outcome isn't committed.
+    fn handle(&self, event: E, delivery: &Delivery) -> impl Future<Output = Result<Outcome, HandlerError>> + Send;
+}
+
+/// What is known of a message besides its event.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub message_id: String,
+    /// 1 for the first.
+    pub count: u64,
+    /// Cancelled when the process must end: stop, and the message goes to another replica.
+    pub hand_back: CancellationToken,
+}
+
+/// Why an event was not handled.
+#[derive(Debug)]
+pub enum HandlerError {
+    /// It may go better later: the message comes again, with backoff.
+    Transient(Box<dyn StdError + Send + Sync>),
+    /// It will never go better: the message becomes a dead letter.
+    Permanent(String),
+}
+
+impl HandlerError {
+    pub fn transient(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Transient(error.into())
+    }
+
+    pub fn permanent(reason: impl Into<String>) -> Self {
+        Self::Permanent(reason.into())
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transient(error) => {
+                write!(f, "{error}")?;
+                let mut source = error.source();
+                while let Some(cause) = source {
+                    write!(f, ": {cause}")?;
+                    source = cause.source();
+                }
+                Ok(())
+            }
+            Self::Permanent(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// What reads and writes of the database fail with is worth another try.
+impl From<mecapy_store::Error> for HandlerError {
+    fn from(error: mecapy_store::Error) -> Self {
+        Self::transient(error)
+    }
+}
+
+/// Messages to send.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outgoing(Vec<Message>);
+
+impl Outgoing {
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    pub fn event<E: Event>(event: &E) -> Self {
+        Self::none().and(event)
+    }
+
+    #[must_use]
+    pub fn and<E: Event>(mut self, event: &E) -> Self {
+        self.0.push(Message {
+            subject: E::SUBJECT.to_owned(),
+            message_id: event.message_id(),
+            payload: event.encode_to_vec(),
+            traceparent: None,
+        });
+        self
+    }
+
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.0
+    }
+}
+
+type Effect = Box<
+    dyn for<'c> FnOnce(
+            &'c mut PgConnection,
+        ) -> Pin<Box<dyn Future<Output = Result<Outgoing, mecapy_store::Error>> + Send + 'c>>
+        + Send,
+>;
+
+/// What a handled event changes: part of one transaction with the inbox and the outbox.
+pub struct Outcome(Effect);
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outcome")
+    }
+}
+
+impl Outcome {
+    /// Nothing changes: the event is for something that has moved on, or is not ours.
+    pub fn nothing() -> Self {
+        Self(Box::new(|_| Box::pin(async { Ok(Outgoing::none()) })))
+    }
+
+    /// The changes, as a function on the transaction; what it returns is sent after the commit.
+    pub fn commit<F>(effect: F) -> Self
+    where
+        F: for<'c> FnOnce(
+                &'c mut PgConnection,
+            ) -> Pin<Box<dyn Future<Output = Result<Outgoing, mecapy_store::Error>> + Send + 'c>>
+            + Send
+            + 'static,
+    {
+        Self(Box::new(effect))
+    }
+
+    pub(crate) async fn apply(self, conn: &mut PgConnection) -> Result<Outgoing, mecapy_store::Error> {
+        (self.0)(conn).await
+    }
+}

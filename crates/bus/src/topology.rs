@@ -1,0 +1,150 @@
+//! Streams, consumers and buckets: made by `mecapy setup` alone, which can be run again.
+//!
+//! Events are kept by age (Limits) with one durable consumer a service, so that none is lost while a service is
+//! down, and duplicates are known after a restart of the server too. Tasks are a work queue that refuses what it
+//! can't hold: back pressure for producers.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer, kv, stream};
+use mecapy_proto::{Event, v1};
+
+use crate::{Bus, Error};
+
+pub const PIPELINE: &str = "PIPELINE";
+pub const OPS: &str = "OPS";
+pub const TASKS: &str = "TASKS";
+pub const DEAD_LETTERS: &str = "DLQ";
+pub const TASK_RESULTS: &str = "task-results";
+
+/// A message unacknowledged for this long is delivered again: three missed signs of life.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Deliveries before a message that keeps failing becomes a dead letter.
+pub const MAX_DELIVERIES: u64 = 20;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longer than a relay takes to send again what a dead process had sent already.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// A durable consumer: one a service, shared by its replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    pub name: &'static str,
+    pub stream: &'static str,
+    pub subject: &'static str,
+}
+
+pub const BUILDER: Durable = Durable { name: "builder", stream: PIPELINE, subject: v1::BuildRequested::SUBJECT };
+pub const SCANNER: Durable = Durable { name: "scanner", stream: PIPELINE, subject: v1::BuildDone::SUBJECT };
+pub const PUBLISHER: Durable = Durable { name: "publisher", stream: PIPELINE, subject: v1::ScanDone::SUBJECT };
+pub const WORKER: Durable = Durable { name: "worker", stream: TASKS, subject: v1::TaskDispatch::SUBJECT };
+
+pub const DURABLES: &[Durable] = &[BUILDER, SCANNER, PUBLISHER, WORKER];
+
+/// What setup may be told.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Copies of each stream, in a cluster of at least as many servers.
+    pub replicas: usize,
+    /// Tasks that may wait; more are refused.
+    pub max_queued_tasks: i64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { replicas: 1, max_queued_tasks: 100_000 }
+    }
+}
+
+/// Makes or updates everything. Says what it did.
+pub async fn setup(bus: &Bus, setup: &Setup) -> Result<Vec<String>, Error> {
+    let mut done = Vec::new();
+    for config in streams(setup) {
+        let name = config.name.clone();
+        bus.jetstream
+            .create_or_update_stream(config)
+            .await
+            .map_err(|error| Error::jetstream(format!("stream {name}"), error))?;
+        done.push(format!("stream {name}"));
+    }
+    for durable in DURABLES {
+        bus.jetstream
+            .create_consumer_on_stream(consumer_config(*durable), durable.stream)
+            .await
+            .map_err(|error| Error::jetstream(format!("consumer {}", durable.name), error))?;
+        done.push(format!("consumer {} of {}", durable.name, durable.stream));
+    }
+    bus.jetstream
+        .create_or_update_key_value(kv::Config {
+            bucket: TASK_RESULTS.to_owned(),
+            description: "Results of tasks, for an hour".to_owned(),
+            max_age: Duration::from_secs(60 * 60),
+            num_replicas: setup.replicas,
+            ..Default::default()
+        })
+        .await
+        .map_err(|error| Error::jetstream(format!("bucket {TASK_RESULTS}"), error))?;
+    done.push(format!("bucket {TASK_RESULTS}"));
+    Ok(done)
+}
+
+fn streams(setup: &Setup) -> Vec<stream::Config> {
+    let events = |name: &str, subjects: &[&str]| stream::Config {
+        name: name.to_owned(),
+        subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
+        retention: stream::RetentionPolicy::Limits,
+        storage: stream::StorageType::File,
+        max_age: 7 * DAY,
+        duplicate_window: DUPLICATE_WINDOW,
+        num_replicas: setup.replicas,
+        ..Default::default()
+    };
+    vec![
+        events(
+            PIPELINE,
+            &["build.*", "scan.*", "push.*", v1::TaskDone::SUBJECT, v1::TaskCancel::SUBJECT],
+        ),
+        events(OPS, &["base.*", "mirror.*", "cleanup.*"]),
+        stream::Config {
+            retention: stream::RetentionPolicy::WorkQueue,
+            discard: stream::DiscardPolicy::New,
+            max_messages: setup.max_queued_tasks,
+            ..events(TASKS, &[v1::TaskDispatch::SUBJECT])
+        },
+        stream::Config { max_age: 30 * DAY, ..events(DEAD_LETTERS, &["dlq.>"]) },
+    ]
+}
+
+fn consumer_config(durable: Durable) -> consumer::pull::Config {
+    consumer::pull::Config {
+        durable_name: Some(durable.name.to_owned()),
+        filter_subject: durable.subject.to_owned(),
+        ack_policy: consumer::AckPolicy::Explicit,
+        deliver_policy: consumer::DeliverPolicy::All,
+        ack_wait: ACK_WAIT,
+        // A backstop only: we make a dead letter of it before.
+        max_deliver: i64::try_from(MAX_DELIVERIES).unwrap_or(i64::MAX) + 10,
+        // Over all replicas.
+        max_ack_pending: 2_000,
+        ..Default::default()
+    }
+}
+
+/// The consumer, or that setup has not run.
+pub(crate) async fn bind(bus: &Bus, durable: Durable) -> Result<jetstream::consumer::PullConsumer, Error> {
+    bus.jetstream
+        .get_consumer_from_stream(durable.name, durable.stream)
+        .await
+        .map_err(|_| Error::NotSetUp(format!("consumer {} of stream {}", durable.name, durable.stream)))
+}
+
+/// How many messages wait for each consumer, and how many are out with it.
+pub async fn backlog(bus: &Bus) -> Result<Vec<(Durable, u64, usize)>, Error> {
+    let mut backlog = Vec::new();
+    for durable in DURABLES {
+        let mut consumer = bind(bus, *durable).await?;
+        let info = consumer.info().await.map_err(|error| Error::jetstream(durable.name, error))?;
+        backlog.push((*durable, info.num_pending, info.num_ack_pending));
+    }
+    Ok(backlog)
+}
