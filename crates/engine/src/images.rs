@@ -1,0 +1,187 @@
+//! Images: to and from registries, by digest; what the engine has of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bollard::errors::Error as EngineError;
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, PushImageOptionsBuilder, RemoveImageOptionsBuilder,
+    TagImageOptionsBuilder,
+};
+use futures::{Stream, StreamExt};
+use mecapy_registry::{Digest, ImageRef};
+
+use crate::{Credentials, Engine, Error};
+
+/// An image that the engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// The config's digest, `sha256:…`.
+    pub id: String,
+    /// Bytes of all layers, unpacked.
+    pub size: u64,
+    /// `repository@sha256:…` under which a registry knows it.
+    pub repo_digests: Vec<String>,
+    /// Digests of the unpacked layers, lowest first.
+    pub layers: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// Pulls an image within `limit`; with a digest in the reference, exactly that one. Dropping the
+    /// future ends the pull.
+    pub async fn pull(
+        &self,
+        reference: &ImageRef,
+        auth: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let name = repository(reference);
+        let version = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => "latest".to_owned(),
+        };
+        let options = CreateImageOptionsBuilder::default().from_image(&name).tag(&version).build();
+        let auth = auth.map(|auth| auth.for_host(&reference.registry));
+        let stream = self.docker.create_image(Some(options), None, auth);
+        self.transfer("pull an image", reference, limit, stream, |_| ()).await?;
+
+        let Some(digest) = &reference.digest else { return Ok(()) };
+        let exact = format!("{name}@{digest}");
+        match self.image(&exact).await? {
+            Some(image) if image.repo_digests.contains(&exact) => Ok(()),
+            Some(image) => Err(Error::DigestMismatch {
+                image: exact,
+                message: format!("the engine has it as {}", image.repo_digests.join(", ")),
+            }),
+            None => Err(Error::Incomplete { call: "pull an image", what: "image" }),
+        }
+    }
+
+    /// Pushes the local image of that name and tag, and returns the manifest's digest in the registry.
+    pub async fn push(
+        &self,
+        reference: &ImageRef,
+        auth: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<Digest, Error> {
+        let Some(tag) = &reference.tag else {
+            return Err(Error::NoTag { image: reference.to_string() });
+        };
+        let options = PushImageOptionsBuilder::default().tag(tag).build();
+        let auth = auth.map(|auth| auth.for_host(&reference.registry));
+        let name = repository(reference);
+        let stream = self.docker.push_image(&name, Some(options), auth);
+        let mut pushed = None;
+        self.transfer("push an image", reference, limit, stream, |info| {
+            if let Some(digest) = info.status.as_deref().and_then(|s| pushed_digest(tag, s)) {
+                pushed = Some(digest);
+            }
+        })
+        .await?;
+        pushed.ok_or(Error::Incomplete { call: "push an image", what: "digest" })
+    }
+
+    /// What the engine knows of an image, by any reference or id; `None` when it hasn't got it.
+    pub async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, Error> {
+        let image = match self.call("inspect an image", self.docker.inspect_image(reference)).await
+        {
+            Ok(image) => image,
+            Err(Error::Refused { status: 404, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
+        Ok(Some(ImageInfo {
+            id: image.id.unwrap_or_default(),
+            size: image.size.unwrap_or_default().try_into().unwrap_or_default(),
+            repo_digests: image.repo_digests.unwrap_or_default(),
+            layers: image.root_fs.and_then(|fs| fs.layers).unwrap_or_default(),
+            labels: labels.into_iter().collect(),
+        }))
+    }
+
+    /// Gives a local image another name.
+    pub async fn tag(&self, image: &str, reference: &ImageRef) -> Result<(), Error> {
+        let tag = reference.tag.as_deref().unwrap_or("latest");
+        let options =
+            TagImageOptionsBuilder::default().repo(&repository(reference)).tag(tag).build();
+        match self.call("tag an image", self.docker.tag_image(image, Some(options))).await {
+            Err(Error::Refused { status: 404, .. }) => {
+                Err(Error::ImageNotFound { image: image.to_owned() })
+            }
+            other => other,
+        }
+    }
+
+    /// Removes a name of an image, and the image with its last name. `false` when it wasn't there.
+    /// Never forced: an image that a container uses stays.
+    pub async fn remove_image(&self, reference: &str) -> Result<bool, Error> {
+        let options = RemoveImageOptionsBuilder::default().build();
+        let removal = self.docker.remove_image(reference, Some(options), None);
+        match self.call("remove an image", removal).await {
+            Ok(_) => Ok(true),
+            Err(Error::Refused { status: 404, .. }) => Ok(false),
+            Err(Error::Refused { status: 409, message, .. }) => {
+                Err(Error::ImageInUse { image: reference.to_owned(), message })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a transfer's stream to its end. Its errors come as a status before the first byte and
+    /// inside the stream afterwards.
+    async fn transfer<T>(
+        &self,
+        call: &'static str,
+        reference: &ImageRef,
+        limit: Duration,
+        stream: impl Stream<Item = Result<T, EngineError>>,
+        mut each: impl FnMut(T),
+    ) -> Result<(), Error> {
+        let image = reference.to_string();
+        let all = async {
+            let mut stream = std::pin::pin!(stream);
+            while let Some(item) = stream.next().await {
+                match item {
+                    Ok(item) => each(item),
+                    Err(EngineError::DockerStreamError { error: message })
+                    | Err(EngineError::DockerResponseServerError { message, .. }) => {
+                        return Err(Error::of_registry(&image, message));
+                    }
+                    Err(error) => return Err(Error::of_call(call, &self.host, error)),
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(limit, all).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TransferTimedOut { image, limit }),
+        }
+    }
+}
+
+fn repository(reference: &ImageRef) -> String {
+    format!("{}/{}", reference.registry, reference.repository)
+}
+
+/// From the status `v1: digest: sha256:… size: 1234`, the only place where the client library shows
+/// the digest of a push.
+fn pushed_digest(tag: &str, status: &str) -> Option<Digest> {
+    let rest = status.strip_prefix(tag)?.strip_prefix(": digest: ")?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_a_push_is_read_from_its_last_status() {
+        let hex = "0".repeat(64);
+        let status = format!("v1: digest: sha256:{hex} size: 1234");
+        assert_eq!(pushed_digest("v1", &status).unwrap().to_string(), format!("sha256:{hex}"));
+        assert_eq!(pushed_digest("v2", &status), None);
+        assert_eq!(pushed_digest("v1", "v1: Pushed"), None);
+    }
+}

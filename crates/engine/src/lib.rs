@@ -1,0 +1,54 @@
+//! The Docker Engine, as the pipeline uses it: build an image, move it to and from a registry, run
+//! one container to its end.
+//!
+//! # Invariants
+//!
+//! 1. **Nothing outlives its caller.** A build or run that ends, fails, is cancelled, passes its
+//!    limit, or whose future is dropped leaves no container behind. Both go on in a task of their
+//!    own until that is true; only the death of the whole process can break it, and
+//!    [`Engine::remove_containers`] repairs that by label.
+//! 2. **A limit ends the work, not the waiting.** When a build or run returns because of its limit
+//!    or of a cancel, its processes are dead.
+//! 3. **An end is proven.** `OutOfMemory` needs the kernel's word (the engine's flag or event):
+//!    status 137 alone never is. The intent to kill is noted before killing, so that a time-out can't
+//!    be read as anything else.
+//! 4. **Whatever comes out of a container is hostile.** Streams are decoded piece by piece within
+//!    caps; a cut is always told.
+//! 5. **An image pulled by digest has that digest**, or the pull is an error.
+//! 6. **Errors say whether trying again can help** ([`Error::is_transient`]).
+//!
+//! # The way of the data
+//!
+//! ```text
+//! BuildRequest ─ context (tar in memory) ─▶ POST /build ─▶ build_log (lines) ─▶ LogSink
+//!                                             └─ limit, cancel ─▶ connection closed ─▶ containers gone
+//! RunRequest ─ hardening ─▶ create ─▶ attach ─▶ start ─▶ stdin, half-closed
+//!                                       └─▶ frames (stdout, stderr, exit, result) ─▶ RunOutcome ─▶ removed
+//! ```
+
+mod auth;
+mod build;
+mod build_log;
+mod capped;
+mod connection;
+mod containers;
+mod context;
+mod error;
+mod frames;
+mod hardening;
+mod images;
+mod metric_definitions;
+mod run;
+
+pub use auth::Credentials;
+pub use build::{BuildRequest, BuiltImage};
+pub use build_log::LogSink;
+pub use capped::Capped;
+pub use connection::{Engine, Options};
+pub use containers::Container;
+pub use context::{CA_BUNDLE, ContextFile};
+pub use error::Error;
+pub use frames::OutputProblem;
+pub use hardening::Limits;
+pub use images::ImageInfo;
+pub use run::{End, RUNNER, RunOutcome, RunRequest, Timings};

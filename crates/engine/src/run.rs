@@ -1,0 +1,384 @@
+//! One container, from create to gone.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bollard::container::{AttachContainerResults, LogOutput};
+use bollard::errors::Error as EngineError;
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
+    StartContainerOptions, WaitContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::frames::{Frames, Report};
+use crate::{Capped, Engine, Error, Limits, OutputProblem, hardening};
+
+/// The runner of the base image; `--output-limit=<bytes>` follows.
+pub const RUNNER: [&str; 3] = ["python", "-I", "/opt/mecapy/runner.py"];
+
+/// How long a container may take to be gone after it was killed, and its streams to end after it.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+
+/// One run.
+#[derive(Debug, Clone, Default)]
+pub struct RunRequest {
+    /// By digest or id, so that nothing can be put in its place.
+    pub image: String,
+    /// The container's name; one that is taken is [`Error::NameTaken`].
+    pub name: String,
+    /// Must speak the runner's frames. Empty: the [`RUNNER`] with the limit for its output.
+    pub cmd: Vec<String>,
+    /// `KEY=value`, over the image's own.
+    pub env: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub limits: Limits,
+    /// The inputs.
+    pub stdin: Bytes,
+    /// The engine's default when absent.
+    pub runtime: Option<String>,
+}
+
+impl RunRequest {
+    pub(crate) fn command(&self) -> Vec<String> {
+        if !self.cmd.is_empty() {
+            return self.cmd.clone();
+        }
+        let limit = format!("--output-limit={}", self.limits.output_bytes);
+        RUNNER.iter().map(|part| (*part).to_owned()).chain([limit]).collect()
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The function ended by itself.
+    Exited(i32),
+    /// A signal ended it that was neither ours nor the kernel's for want of memory.
+    Signaled(i32),
+    TimedOut,
+    OutOfMemory,
+    Cancelled,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct RunOutcome {
+    pub end: End,
+    /// The bytes of `/output.json`, unparsed.
+    pub output: Result<Bytes, OutputProblem>,
+    pub stdout: Capped,
+    pub stderr: Capped,
+    pub timings: Timings,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    pub create: Duration,
+    /// Attach and start.
+    pub start: Duration,
+    /// From started to ended.
+    pub run: Duration,
+}
+
+/// Why we killed it: noted before killing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intent {
+    TimeOut,
+    Cancel,
+}
+
+/// A container that ended, before it is judged.
+struct Ended {
+    intent: Option<Intent>,
+    exit_code: i64,
+    report: Report,
+    run: Duration,
+}
+
+impl Engine {
+    /// Runs one container to its end and removes it. `Err` means that the engine could not run it, not
+    /// that the function failed. Dropping the future is a cancel.
+    pub async fn run(
+        &self,
+        request: RunRequest,
+        cancel: &CancellationToken,
+    ) -> Result<RunOutcome, Error> {
+        let stop = cancel.child_token();
+        let _with_the_caller = stop.clone().drop_guard();
+        let engine = self.clone();
+        let run = async move { engine.run_to_its_end(&request, &stop).await };
+        tokio::spawn(run.in_current_span())
+            .await
+            .unwrap_or(Err(Error::Interrupted { call: "run a container" }))
+    }
+
+    async fn run_to_its_end(
+        &self,
+        request: &RunRequest,
+        stop: &CancellationToken,
+    ) -> Result<RunOutcome, Error> {
+        if stop.is_cancelled() {
+            return Ok(RunOutcome::never_started());
+        }
+        let began = Instant::now();
+        let container = match self.create(request).await {
+            Err(error @ Error::NoAnswer { .. }) => {
+                // It may have been made all the same.
+                self.remove_or_leave(&request.name).await;
+                return Err(error);
+            }
+            created => created?,
+        };
+        let create = began.elapsed();
+        let outcome = self.drive(&container, request, stop).await;
+        self.remove_or_leave(&container).await;
+        outcome.map(|mut outcome| {
+            outcome.timings.create = create;
+            outcome
+        })
+    }
+
+    async fn create(&self, request: &RunRequest) -> Result<String, Error> {
+        let options = CreateContainerOptionsBuilder::default().name(&request.name).build();
+        let body = hardening::container(request);
+        match self
+            .call("create a container", self.docker.create_container(Some(options), body))
+            .await
+        {
+            Ok(created) => Ok(created.id),
+            Err(Error::Refused { status: 404, .. }) => {
+                Err(Error::ImageNotFound { image: request.image.clone() })
+            }
+            Err(Error::Refused { status: 409, .. }) => {
+                Err(Error::NameTaken { name: request.name.clone() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Attach, start, feed, listen, wait, judge.
+    async fn drive(
+        &self,
+        container: &str,
+        request: &RunRequest,
+        stop: &CancellationToken,
+    ) -> Result<RunOutcome, Error> {
+        let began = Instant::now();
+        // Attached before it starts, so that its first byte can't be missed.
+        let options = AttachContainerOptionsBuilder::default()
+            .stream(true)
+            .stdin(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        let streams = self
+            .call("attach to a container", self.docker.attach_container(container, Some(options)))
+            .await?;
+        let start = self.docker.start_container(container, None::<StartContainerOptions>);
+        match self.call("start a container", start).await {
+            Err(Error::Refused { message, .. }) => {
+                return Err(Error::Start { image: request.image.clone(), message });
+            }
+            started => started?,
+        }
+        let start = began.elapsed();
+
+        let ended = self.accompany(container, request, streams, stop).await?;
+        let out_of_memory = self.ran_out_of_memory(container, request).await?;
+        Ok(RunOutcome {
+            end: judge(ended.intent, ended.report.exit, ended.exit_code, out_of_memory),
+            output: ended.report.output,
+            stdout: ended.report.stdout,
+            stderr: ended.report.stderr,
+            timings: Timings { create: Duration::ZERO, start, run: ended.run },
+        })
+    }
+
+    /// From started to ended: writes stdin and half-closes, reads everything, kills at the limit or on
+    /// a cancel.
+    async fn accompany(
+        &self,
+        container: &str,
+        request: &RunRequest,
+        streams: AttachContainerResults,
+        stop: &CancellationToken,
+    ) -> Result<Ended, Error> {
+        let limits = &request.limits;
+        let mut frames = Frames::new(limits.stdout_bytes, limits.stderr_bytes, limits.output_bytes);
+        let began = tokio::time::Instant::now();
+        let AttachContainerResults { mut output, mut input } = streams;
+        let feed = async {
+            // A container that ends before it has read its inputs breaks this pipe: its end says more
+            // than the error could.
+            let _ = input.write_all(&request.stdin).await;
+            let _ = input.shutdown().await;
+        };
+        let wait = self.exit_code(container, request);
+        tokio::pin!(feed, wait);
+
+        let mut intent = None;
+        let mut deadline = began + limits.timeout;
+        let (mut fed, mut drained) = (false, false);
+        let mut exit_code = None;
+        while exit_code.is_none() || !drained {
+            tokio::select! {
+                () = stop.cancelled(), if intent.is_none() && exit_code.is_none() => {
+                    intent = Some(Intent::Cancel);
+                    self.kill(container).await?;
+                    deadline = tokio::time::Instant::now() + LAST_WORDS;
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if exit_code.is_some() {
+                        // Ended, but its stream doesn't: what was read counts.
+                        break;
+                    }
+                    if intent.is_some() {
+                        return Err(Error::NoAnswer { call: "kill a container", limit: LAST_WORDS });
+                    }
+                    intent = Some(Intent::TimeOut);
+                    self.kill(container).await?;
+                    deadline = tokio::time::Instant::now() + LAST_WORDS;
+                }
+                () = &mut feed, if !fed => fed = true,
+                item = output.next(), if !drained => match item {
+                    Some(Ok(LogOutput::StdErr { message })) => frames.push_raw_stderr(&message),
+                    Some(Ok(message)) => frames.push(&message.into_bytes()),
+                    // A broken stream ends here too: whether the container ended is for `wait` to say.
+                    Some(Err(_)) | None => drained = true,
+                },
+                code = &mut wait, if exit_code.is_none() => {
+                    exit_code = Some(code?);
+                    deadline = tokio::time::Instant::now() + LAST_WORDS;
+                }
+            }
+        }
+        Ok(Ended {
+            intent,
+            exit_code: exit_code.unwrap_or_default(),
+            report: frames.finish(),
+            run: began.elapsed(),
+        })
+    }
+
+    async fn exit_code(&self, container: &str, request: &RunRequest) -> Result<i64, Error> {
+        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
+        let mut answers = std::pin::pin!(self.docker.wait_container(container, Some(options)));
+        match answers.next().await {
+            Some(Ok(answer)) => Ok(answer.status_code),
+            // How the client library gives every code but 0.
+            Some(Err(EngineError::DockerContainerWaitError { code, .. })) => Ok(code),
+            Some(Err(EngineError::DockerResponseServerError { status_code: 404, .. })) => {
+                Err(Error::ContainerLost { name: request.name.clone() })
+            }
+            Some(Err(error)) => Err(Error::of_call("wait for a container", &self.host, error)),
+            None => Err(Error::Incomplete { call: "wait for a container", what: "exit code" }),
+        }
+    }
+
+    async fn kill(&self, container: &str) -> Result<(), Error> {
+        let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
+        match self
+            .call("kill a container", self.docker.kill_container(container, Some(options)))
+            .await
+        {
+            // It ended by itself in this moment, or is gone: the wait tells.
+            Err(Error::Refused { status: 404 | 409, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn ran_out_of_memory(
+        &self,
+        container: &str,
+        request: &RunRequest,
+    ) -> Result<bool, Error> {
+        match self.call("inspect a container", self.docker.inspect_container(container, None)).await
+        {
+            Ok(found) => Ok(found.state.and_then(|state| state.oom_killed).unwrap_or_default()),
+            Err(Error::Refused { status: 404, .. }) => {
+                Err(Error::ContainerLost { name: request.name.clone() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl RunOutcome {
+    fn never_started() -> Self {
+        Self {
+            end: End::Cancelled,
+            output: Err(OutputProblem::Unreported),
+            stdout: Capped::default(),
+            stderr: Capped::default(),
+            timings: Timings::default(),
+        }
+    }
+}
+
+/// How it ended, from all the evidence. `reported` is the runner's word about the function, `exit_code`
+/// the engine's about the container.
+///
+/// Our own intent counts first: our kill makes the engine report signal 9 and can raise its memory
+/// flag. A function that caught the death of a child for want of memory and ended well, ended well.
+fn judge(
+    intent: Option<Intent>,
+    reported: Option<i32>,
+    exit_code: i64,
+    out_of_memory: bool,
+) -> End {
+    match (intent, reported) {
+        (Some(Intent::TimeOut), _) => End::TimedOut,
+        (Some(Intent::Cancel), _) => End::Cancelled,
+        (None, Some(0)) => End::Exited(0),
+        (None, _) if out_of_memory => End::OutOfMemory,
+        (None, Some(code)) if code < 0 => End::Signaled(-code),
+        (None, Some(code)) => End::Exited(code),
+        // The runner did not get to say it. 128 + n is how the engine writes signal n.
+        (None, None) => match i32::try_from(exit_code).unwrap_or(i32::MAX) {
+            code @ 129..=192 => End::Signaled(code - 128),
+            code => End::Exited(code),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_judged_by_its_evidence() {
+        let (time_out, cancel) = (Some(Intent::TimeOut), Some(Intent::Cancel));
+        for (intent, reported, exit_code, oom, end) in [
+            (None, Some(0), 0, false, End::Exited(0)),
+            (None, Some(3), 0, false, End::Exited(3)),
+            (None, Some(137), 0, false, End::Exited(137)),
+            (None, Some(-11), 0, false, End::Signaled(11)),
+            (None, Some(-9), 0, false, End::Signaled(9)),
+            (None, Some(-9), 0, true, End::OutOfMemory),
+            (None, Some(1), 0, true, End::OutOfMemory),
+            (None, Some(0), 0, true, End::Exited(0)),
+            (None, None, 137, false, End::Signaled(9)),
+            (None, None, 137, true, End::OutOfMemory),
+            (None, None, 2, false, End::Exited(2)),
+            (time_out, None, 137, false, End::TimedOut),
+            (time_out, None, 137, true, End::TimedOut),
+            (time_out, Some(-9), 137, true, End::TimedOut),
+            (cancel, None, 137, true, End::Cancelled),
+        ] {
+            let judged = judge(intent, reported, exit_code, oom);
+            assert_eq!(judged, end, "{intent:?} {reported:?} {exit_code} {oom}");
+        }
+    }
+
+    #[test]
+    fn the_runner_is_told_the_limit_of_its_output() {
+        let request = RunRequest::default();
+        let command = ["python", "-I", "/opt/mecapy/runner.py", "--output-limit=10485760"];
+        assert_eq!(request.command(), command);
+    }
+}

@@ -1,0 +1,159 @@
+"""Runs one function in its container and reports on stdout, in frames.
+
+Inputs come on stdin until its end and become /tmp/inputs.json. The function runs as
+`python user_function.py` in /app, as with a plain `docker run` of the image. What it
+writes, how it ended and its /tmp/output.json go out as frames:
+
+    1 byte kind, 4 bytes big-endian length, payload
+
+    o, e   bytes of the function's stdout, stderr
+    x      its exit code in decimal; negative: the signal that ended it
+    r      the result, the bytes of /tmp/output.json
+    p      why there is none: output-missing, output-too-large, output-not-a-file
+
+Standard library only, Python 3.9 and later. The function's user is this process's own,
+so nothing here is a boundary: the container is.
+"""
+
+import argparse
+import errno
+import os
+import selectors
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import threading
+
+INPUTS = "/tmp/inputs.json"
+OUTPUT = "/tmp/output.json"
+COMMAND = ["python", "user_function.py"]
+DIRECTORY = "/app"
+PIECE_BYTES = 64 * 1024
+# More than a pipe can hold: what the function itself wrote before its end is within it.
+REMAINDER_BYTES = 1024 * 1024
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output-limit", type=int, default=10 * 1024 * 1024, metavar="BYTES")
+    options = parser.parse_args(argv)
+
+    take_inputs()
+    exit_code = run()
+    frame(b"x", str(exit_code).encode())
+    kind, payload = read_output(options.output_limit)
+    frame(kind, payload)
+
+
+def take_inputs():
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(INPUTS, flags, 0o644), "wb") as inputs:
+        shutil.copyfileobj(sys.stdin.buffer, inputs, PIECE_BYTES)
+
+
+def run():
+    """Runs the function to its end, relays its streams, and returns its exit code."""
+    function = subprocess.Popen(
+        COMMAND,
+        cwd=DIRECTORY,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    prefer_for_oom(function.pid)
+
+    # The streams may stay open after the function's end, held by a process that it left. So
+    # its end is waited for beside them, and wakes the loop up through a pipe of its own.
+    ended, end = os.pipe()
+
+    def wait():
+        function.wait()
+        os.close(end)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+    with selectors.DefaultSelector() as selector:
+        for stream, kind in ((function.stdout, b"o"), (function.stderr, b"e")):
+            os.set_blocking(stream.fileno(), False)
+            selector.register(stream, selectors.EVENT_READ, kind)
+        selector.register(ended, selectors.EVENT_READ, None)
+        running = True
+        while running:
+            for key, _ in selector.select():
+                if key.data is None:
+                    running = False
+                elif not relay(key.fileobj, key.data):
+                    selector.unregister(key.fileobj)
+
+    try:
+        # Its process group, by the number that was its own: all that it started and left there.
+        os.killpg(function.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    # What was written before the end is in the pipes now; one who escaped the kill could go
+    # on for ever, and is not waited for.
+    for stream, kind in ((function.stdout, b"o"), (function.stderr, b"e")):
+        for _ in range(REMAINDER_BYTES // PIECE_BYTES):
+            if not relay(stream, kind):
+                break
+    return function.returncode
+
+
+def relay(stream, kind):
+    """Passes on what is there. False: nothing more is there now, or ever."""
+    try:
+        piece = os.read(stream.fileno(), PIECE_BYTES)
+    except BlockingIOError:
+        return False
+    if piece:
+        frame(kind, piece)
+    return bool(piece)
+
+
+def prefer_for_oom(pid):
+    """When memory runs out, the kernel takes the function and not this process, which tells."""
+    try:
+        with open("/proc/%d/oom_score_adj" % pid, "w") as score:
+            score.write("1000")
+    except OSError:
+        pass
+
+
+def read_output(limit):
+    """The result's frame. The path is the function's to choose: a link leads nowhere, a FIFO or
+    device is not waited for, and nothing over the limit is read."""
+    try:
+        output = os.open(OUTPUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b"p", b"output-missing"
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EACCES, errno.ENXIO, errno.EPERM):
+            return b"p", b"output-not-a-file"
+        raise
+    with os.fdopen(output, "rb") as file:
+        if not stat.S_ISREG(os.fstat(output).st_mode):
+            return b"p", b"output-not-a-file"
+        # By reading, not by its size: whoever still runs could let it grow.
+        result = file.read(limit + 1)
+    if len(result) > limit:
+        return b"p", b"output-too-large"
+    return b"r", result
+
+
+def frame(kind, payload):
+    write(kind + struct.pack(">I", len(payload)))
+    write(payload)
+
+
+def write(data):
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+if __name__ == "__main__":
+    main()
