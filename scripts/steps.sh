@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Survives a new clone: what takes minutes to make is kept here, by version.
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mecapy
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 
 die() {
   printf 'error: %s\n' "$1" >&2
