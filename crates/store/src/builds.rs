@@ -86,6 +86,17 @@ pub async fn newest(pool: &PgPool, function: FunctionId) -> Result<Option<Build>
     .await?)
 }
 
+/// Whether a version newer than this one is ready already.
+pub async fn newer_is_ready(pool: &PgPool, function: FunctionId, version: u32) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "select exists (select 1 from builds where function_id = $1 and version > $2 and state = 'ready')",
+    )
+    .bind(function.get())
+    .bind(i64::from(version))
+    .fetch_one(pool)
+    .await?)
+}
+
 /// How many builds are in each state that is not an end.
 pub async fn open_counts(pool: &PgPool) -> Result<Vec<(String, i64)>, Error> {
     Ok(sqlx::query_as(

@@ -1,0 +1,125 @@
+//! A chain of one service on servers of its own account and database.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mecapy_bus::topology::{self, Durable};
+use mecapy_bus::{
+    Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome, Outgoing,
+};
+use mecapy_proto::v1::{BuildDone, ScanDone};
+use mecapy_service::{Health, Secret};
+use mecapy_store::PgPool;
+use mecapy_testkit::Infra;
+use tokio_util::sync::CancellationToken;
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const SCANNER: Durable = topology::SCANNER;
+
+/// What a handler is told to do with an event, by the event's `tag`.
+#[derive(Debug, Default)]
+pub struct Echo {
+    pub calls: AtomicUsize,
+    pub seen: Mutex<Vec<String>>,
+}
+
+impl Handler<BuildDone> for Arc<Echo> {
+    async fn handle(&self, event: BuildDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.seen.lock().unwrap().push(event.build_id.clone());
+        match event.tag.as_str() {
+            "fails-once" if delivery.count == 1 => return Err(HandlerError::transient("not yet")),
+            "is-hopeless" => return Err(HandlerError::permanent("it will never work")),
+            "takes-forever" if delivery.count == 1 => std::future::pending().await,
+            _ => {}
+        }
+        let scan = ScanDone { build_id: event.build_id, ..Default::default() };
+        Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) })))
+    }
+}
+
+pub struct Chain {
+    pub bus: Bus,
+    pub pool: PgPool,
+    /// A plain client, for what comes from outside.
+    pub client: async_nats::Client,
+    nats: Options,
+}
+
+pub struct Replica {
+    pub echo: Arc<Echo>,
+    pub shutdown: CancellationToken,
+    pub hand_back: CancellationToken,
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+impl Chain {
+    pub async fn start() -> Self {
+        let infra = Infra::shared().await;
+        let account = infra.nats().await;
+        let nats = Options {
+            url: account.url.clone(),
+            user: Some(account.user.clone()),
+            password: Some(Secret::new(account.password.clone())),
+        };
+        let bus = Bus::connect_now("test", &nats).await.unwrap();
+        topology::setup(&bus, &topology::Setup::default()).await.unwrap();
+        let postgres = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
+        let pool = mecapy_store::connect(&postgres).await.unwrap();
+        mecapy_store::migrate(&pool).await.unwrap();
+        let client = async_nats::ConnectOptions::with_user_and_password(account.user, account.password)
+            .connect(account.url)
+            .await
+            .unwrap();
+        Self { bus, pool, client, nats }
+    }
+
+    /// Another replica of the service, with a connection of its own.
+    pub async fn replica(&self) -> Replica {
+        let bus = Bus::connect_now("test", &self.nats).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let hand_back = CancellationToken::new();
+        let echo = Arc::new(Echo::default());
+        let outbox = Outbox::start(bus, self.pool.clone(), "test", shutdown.clone());
+        let consumer = Consumer::new(
+            ConsumerOptions { durable: SCANNER, concurrency: 4 },
+            Arc::clone(&echo),
+            outbox,
+            Health::default().condition("consumer"),
+        );
+        let task = tokio::spawn(consumer.run::<BuildDone>(shutdown.clone(), hand_back.clone()));
+        Replica { echo, shutdown, hand_back, task }
+    }
+
+    /// Publishes as a producer would: JSON, without any header of ours.
+    pub async fn publish(&self, build: &str, tag: &str) {
+        let event = BuildDone { build_id: build.to_owned(), tag: tag.to_owned(), ..Default::default() };
+        self.publish_raw(serde_json::to_vec(&event).unwrap()).await;
+    }
+
+    pub async fn publish_raw(&self, body: Vec<u8>) {
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        jetstream.publish("build.done", body.into()).await.unwrap().await.unwrap();
+    }
+
+    /// How many messages of this subject the stream holds.
+    pub async fn count(&self, stream: &str, subject: &str) -> usize {
+        use futures::TryStreamExt as _;
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        let stream = jetstream.get_stream(stream).await.unwrap();
+        let subjects: Vec<(String, usize)> =
+            stream.info_with_subjects(subject).await.unwrap().try_collect().await.unwrap();
+        subjects.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Messages that nobody has acknowledged yet.
+    pub async fn unfinished(&self) -> u64 {
+        let backlog = topology::backlog(&self.bus).await.unwrap();
+        backlog
+            .iter()
+            .filter(|(durable, ..)| *durable == SCANNER)
+            .map(|(_, pending, out)| pending + *out as u64)
+            .sum()
+    }
+}

@@ -1,0 +1,187 @@
+//! The event chain against a real NATS and a real PostgreSQL.
+
+mod chain;
+
+use std::sync::atomic::Ordering;
+
+use chain::{Chain, PATIENCE, SCANNER};
+use mecapy_bus::{Outbox, Outgoing, dead_letters, topology};
+use mecapy_proto::v1::{BuildDone, ScanDone};
+use mecapy_store::outbox;
+use mecapy_testkit::eventually;
+use tokio_util::sync::CancellationToken;
+
+async fn nothing_unfinished(chain: &Chain) {
+    eventually("all messages are acknowledged", PATIENCE, async || {
+        (chain.unfinished().await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_comes_twice_has_its_effect_once() {
+    let chain = Chain::start().await;
+    let replica = chain.replica().await;
+    chain.publish("b1", "").await;
+    eventually("the event went on", PATIENCE, async || {
+        (chain.count("PIPELINE", "scan.done").await == 1).then_some(())
+    })
+    .await;
+    chain.publish("b1", "").await;
+    chain.publish("b2", "").await;
+    nothing_unfinished(&chain).await;
+    assert_eq!(chain.count("PIPELINE", "scan.done").await, 2);
+    assert_eq!(*replica.echo.seen.lock().unwrap(), ["b1", "b2"], "the second b1 was known by the inbox");
+    eventually("the outbox is empty", PATIENCE, async || {
+        (outbox::waiting(&chain.pool, "test").await.unwrap() == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_a_dead_letter_and_the_queue_goes_on() {
+    let chain = Chain::start().await;
+    let _replica = chain.replica().await;
+    chain.publish_raw(b"\xff\xff not an event".to_vec()).await;
+    chain.publish_raw(b"{\"verdict\": ".to_vec()).await;
+    chain.publish("b1", "").await;
+    nothing_unfinished(&chain).await;
+    assert_eq!(chain.count("PIPELINE", "scan.done").await, 1);
+    let letters = dead_letters::list(&chain.bus, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    assert!(letters.iter().any(|letter| letter.reason.contains("as protobuf")), "{letters:?}");
+    assert!(letters.iter().any(|letter| letter.reason.contains("as JSON")), "{letters:?}");
+    assert!(letters.iter().all(|letter| letter.subject == "build.done" && letter.consumer == "scanner"));
+}
+
+#[tokio::test]
+async fn a_passing_failure_is_tried_again() {
+    let chain = Chain::start().await;
+    let replica = chain.replica().await;
+    chain.publish("b1", "fails-once").await;
+    eventually("the event went on", PATIENCE, async || {
+        (chain.count("PIPELINE", "scan.done").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(replica.echo.calls.load(Ordering::SeqCst), 2);
+    assert_eq!(dead_letters::count(&chain.bus).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_lasting_failure_is_a_dead_letter_that_can_be_replayed_or_dropped() {
+    let chain = Chain::start().await;
+    let replica = chain.replica().await;
+    chain.publish("b1", "is-hopeless").await;
+    chain.publish("b2", "is-hopeless").await;
+    nothing_unfinished(&chain).await;
+    let letters = dead_letters::list(&chain.bus, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    assert_eq!(letters[0].reason, "it will never work");
+    assert_eq!(letters[0].body["tag"], "is-hopeless", "the body is shown as JSON");
+
+    assert!(dead_letters::drop_letter(&chain.bus, letters[1].id).await.unwrap());
+    assert!(!dead_letters::drop_letter(&chain.bus, letters[1].id).await.unwrap());
+    assert!(dead_letters::get(&chain.bus, letters[1].id).await.unwrap().is_none());
+
+    assert!(dead_letters::replay(&chain.bus, letters[0].id).await.unwrap());
+    eventually("it was tried again", PATIENCE, async || {
+        (replica.echo.calls.load(Ordering::SeqCst) == 3).then_some(())
+    })
+    .await;
+    eventually("it is a dead letter again, once", PATIENCE, async || {
+        (dead_letters::count(&chain.bus).await.unwrap() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_in_the_outbox_is_sent_by_a_living_one() {
+    let chain = Chain::start().await;
+    let event = ScanDone { build_id: "left".to_owned(), ..Default::default() };
+    let dead = CancellationToken::new();
+    dead.cancel();
+    let left = Outbox::start(chain.bus.clone(), chain.pool.clone(), "test", dead);
+    let mut transaction = chain.pool.begin().await.unwrap();
+    let _unsent = left.write(&mut transaction, Outgoing::event(&event)).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(outbox::waiting(&chain.pool, "test").await.unwrap(), 1);
+
+    let _replica = chain.replica().await;
+    eventually("the relay sent it", PATIENCE, async || {
+        (outbox::waiting(&chain.pool, "test").await.unwrap() == 0).then_some(())
+    })
+    .await;
+    assert_eq!(chain.count("PIPELINE", "scan.done").await, 1);
+}
+
+#[tokio::test]
+async fn replicas_share_the_work_and_each_event_is_handled_once() {
+    let chain = Chain::start().await;
+    let (first, second) = (chain.replica().await, chain.replica().await);
+    for number in 0..40 {
+        chain.publish(&format!("b{number}"), "").await;
+    }
+    nothing_unfinished(&chain).await;
+    let (first, second) = (first.echo.calls.load(Ordering::SeqCst), second.echo.calls.load(Ordering::SeqCst));
+    assert_eq!(first + second, 40);
+    assert!(first > 0 && second > 0, "{first} and {second}");
+    assert_eq!(chain.count("PIPELINE", "scan.done").await, 40);
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_deleted_is_bound_again_when_it_is_back() {
+    let chain = Chain::start().await;
+    let _replica = chain.replica().await;
+    chain.publish("b1", "").await;
+    nothing_unfinished(&chain).await;
+    let jetstream = async_nats::jetstream::new(chain.client.clone());
+    jetstream.delete_consumer_from_stream(SCANNER.name, SCANNER.stream).await.unwrap();
+    topology::setup(&chain.bus, &topology::Setup::default()).await.unwrap();
+    chain.publish("b2", "").await;
+    eventually("the event went on", PATIENCE, async || {
+        (chain.count("PIPELINE", "scan.done").await == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_still_runs_at_the_end_is_handed_to_another_replica() {
+    let chain = Chain::start().await;
+    let first = chain.replica().await;
+    chain.publish("b1", "takes-forever").await;
+    eventually("the first replica has it", PATIENCE, async || {
+        (first.echo.calls.load(Ordering::SeqCst) == 1).then_some(())
+    })
+    .await;
+    first.shutdown.cancel();
+    first.hand_back.cancel();
+    first.task.await.unwrap();
+    let second = chain.replica().await;
+    eventually("the second replica ends it", PATIENCE, async || {
+        (chain.count("PIPELINE", "scan.done").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(second.echo.calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_trace_goes_on_in_what_an_event_causes() {
+    let chain = Chain::start().await;
+    let _replica = chain.replica().await;
+    let mut scans = chain.client.subscribe("scan.done").await.unwrap();
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("traceparent", traceparent);
+    let body = serde_json::to_vec(&BuildDone { build_id: "b1".to_owned(), ..Default::default() }).unwrap();
+    let jetstream = async_nats::jetstream::new(chain.client.clone());
+    jetstream.publish_with_headers("build.done", headers, body.into()).await.unwrap().await.unwrap();
+    let scan = {
+        use futures::StreamExt as _;
+        tokio::time::timeout(PATIENCE, scans.next()).await.unwrap().unwrap()
+    };
+    let headers = scan.headers.unwrap();
+    assert!(headers.get("traceparent").unwrap().as_str().contains("4bf92f3577b34da6a3ce929d0e0e4736"));
+    assert_eq!(headers.get("ce-type").unwrap().as_str(), "scan.done");
+    assert_eq!(headers.get("ce-id").unwrap().as_str(), "scan.done/b1");
+    assert_eq!(headers.get("ce-source").unwrap().as_str(), "mecapy/test");
+}

@@ -1,0 +1,31 @@
+//! The registries of the pipeline, as every service is configured with them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Options, Registry};
+
+/// `[registries.*]` of the configuration.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registries {
+    /// Where images run from.
+    pub primary: Options,
+    /// Where they are until they are scanned. None: on the primary, in repositories of their own.
+    pub staging: Option<Options>,
+    /// For when the primary is gone.
+    pub fallback: Option<Options>,
+}
+
+impl Registries {
+    pub fn primary(&self) -> Result<Registry, Error> {
+        Registry::new(&self.primary)
+    }
+
+    pub fn staging(&self) -> Result<Registry, Error> {
+        Registry::new(self.staging.as_ref().unwrap_or(&self.primary))
+    }
+
+    pub fn fallback(&self) -> Result<Option<Registry>, Error> {
+        self.fallback.as_ref().map(Registry::new).transpose()
+    }
+}
