@@ -1,0 +1,10 @@
+//! The whole system from outside: the services' real programs, on servers of a test's own.
+//!
+//! [`System`] starts what `make build` made (`target/debug/mecapy-*`) with one configuration file, as Compose does;
+//! [`Api`] is a user's view of the gateway. Everything ends with the test.
+
+mod api;
+mod system;
+
+pub use api::Api;
+pub use system::{Service, System};

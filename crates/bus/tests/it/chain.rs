@@ -24,10 +24,13 @@ pub struct Echo {
     pub seen: Mutex<Vec<String>>,
 }
 
-impl Handler<BuildDone> for Arc<Echo> {
+/// The test keeps the other end.
+struct Shared(Arc<Echo>);
+
+impl Handler<BuildDone> for Shared {
     async fn handle(&self, event: BuildDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        self.seen.lock().unwrap().push(event.build_id.clone());
+        self.0.calls.fetch_add(1, Ordering::SeqCst);
+        self.0.seen.lock().unwrap().push(event.build_id.clone());
         match event.tag.as_str() {
             "fails-once" if delivery.count == 1 => return Err(HandlerError::transient("not yet")),
             "is-hopeless" => return Err(HandlerError::permanent("it will never work")),
@@ -84,7 +87,7 @@ impl Chain {
         let outbox = Outbox::start(bus, self.pool.clone(), "test", shutdown.clone());
         let consumer = Consumer::new(
             ConsumerOptions { durable: SCANNER, concurrency: 4 },
-            Arc::clone(&echo),
+            Shared(Arc::clone(&echo)),
             outbox,
             Health::default().condition("consumer"),
         );

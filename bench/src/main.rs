@@ -1,0 +1,48 @@
+//! Ours beside its peers, in one run, in turn. Each benchmark starts what it needs, prints a table, and leaves
+//! `target/bench/<name>.json`.
+
+mod bus;
+mod idle;
+mod pipeline;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures the pipeline beside its peers")]
+struct Arguments {
+    /// One benchmark; without it, all
+    name: Option<Name>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Name {
+    /// A code edit with unchanged requirements, build.requested to push.done, beside docker build + push
+    Pipeline,
+    /// Events per second through handler, inbox and outbox
+    Bus,
+    /// Resident memory of each service after its work
+    Idle,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let names = arguments.name.map_or_else(|| Name::value_variants().to_vec(), |name| vec![name]);
+    for name in names {
+        let measured = match name {
+            Name::Pipeline => pipeline::measure().await,
+            Name::Bus => bus::measure().await,
+            Name::Idle => idle::measure().await,
+        };
+        if let Err(error) = measured.and_then(|report: Report| report.finish()) {
+            eprintln!("{name:?}: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,294 @@
+//! The services as processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use mecapy_bus::Bus;
+use mecapy_service::Secret;
+use mecapy_store::PgPool;
+use mecapy_testkit::{Infra, Nats, RegistryServer, S3, eventually, unique};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::Api;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const BASE_IMAGE: &str = "mecapy/base/python:3.11-slim";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    Gateway,
+    Builder,
+    Scanner,
+    Publisher,
+    Worker,
+}
+
+impl Service {
+    pub const ALL: [Self; 5] = [Self::Gateway, Self::Builder, Self::Scanner, Self::Publisher, Self::Worker];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Builder => "builder",
+            Self::Scanner => "scanner",
+            Self::Publisher => "publisher",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+/// One system: servers that are given, services of its own.
+pub struct System {
+    pub owner: String,
+    pub api: Api,
+    pub bus: Bus,
+    pub pool: PgPool,
+    pub nats: Nats,
+    pub primary: RegistryServer,
+    folder: TempDir,
+    config: PathBuf,
+    admin_ports: BTreeMap<Service, u16>,
+    running: Mutex<BTreeMap<Service, Child>>,
+}
+
+impl System {
+    /// Everything set up, every service ready.
+    pub async fn start(infra: &Infra) -> Result<Self> {
+        Self::start_with(infra, "").await
+    }
+
+    /// With more configuration: whole sections, as TOML.
+    pub async fn start_with(infra: &Infra, more: &str) -> Result<Self> {
+        let system = Self::set_up(infra, more).await?;
+        for service in Service::ALL {
+            system.spawn(service)?;
+        }
+        for service in Service::ALL {
+            system.ready(service).await;
+        }
+        Ok(system)
+    }
+
+    /// Everything set up, no service started.
+    pub async fn set_up(infra: &Infra, more: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let owner = unique("e2e").chars().filter(char::is_ascii_alphanumeric).collect::<String>();
+        let token = unique("token");
+        let (nats, postgres, s3) = (infra.nats().await, infra.postgres().await, infra.s3().await);
+        let (primary, fallback) = (infra.primary(), infra.fallback());
+        push_base_image(&primary).await?;
+
+        let http = free_port()?;
+        let tokens = folder.path().join("tokens");
+        std::fs::write(&tokens, format!("{owner}:operator:{}\n", hex::encode(Sha256::digest(&token))))?;
+        let grpc = free_port()?;
+        let mut text = configuration(&nats, &postgres, &s3, &primary, &fallback);
+        write!(
+            text,
+            "[gateway]\nlisten = \"127.0.0.1:{http}\"\ngrpc_listen = \"127.0.0.1:{grpc}\"\ntokens_file = {tokens:?}\n"
+        )?;
+        if let Some(bundle) = ca_bundle() {
+            write!(text, "[builder]\nca_bundle = {bundle:?}\n")?;
+        }
+        text.push_str(more);
+        let config = folder.path().join("mecapy.toml");
+        std::fs::write(&config, text)?;
+
+        let done = Command::new(program("mecapy")?).args(["setup", "--config"]).arg(&config).output().await?;
+        if !done.status.success() {
+            bail!("mecapy setup: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        let options = mecapy_bus::Options {
+            url: nats.url.clone(),
+            user: Some(nats.user.clone()),
+            password: Some(Secret::new(nats.password.clone())),
+        };
+        let mut admin_ports = BTreeMap::new();
+        for service in Service::ALL {
+            admin_ports.insert(service, free_port()?);
+        }
+        Ok(Self {
+            api: Api::new(format!("http://127.0.0.1:{http}"), token)?,
+            bus: Bus::connect_now("e2e", &options).await?,
+            pool: mecapy_store::connect(&mecapy_store::Options { url: postgres, ..Default::default() }).await?,
+            owner,
+            nats,
+            primary,
+            folder,
+            config,
+            admin_ports,
+            running: Mutex::default(),
+        })
+    }
+
+    /// Starts a service; its log goes on in one file a service.
+    pub fn spawn(&self, service: Service) -> Result<()> {
+        let log = std::fs::File::options().create(true).append(true).open(self.log_file(service))?;
+        let child = Command::new(program(&format!("mecapy-{}", service.name()))?)
+            .arg("--config")
+            .arg(&self.config)
+            .env("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.admin_ports[&service]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("mecapy-{}", service.name()))?;
+        self.running().insert(service, child);
+        Ok(())
+    }
+
+    /// Waits until a service says that it is ready.
+    pub async fn ready(&self, service: Service) {
+        eventually(&format!("{} is ready", service.name()), READY_WITHIN, async || {
+            self.admin(service, "/readyz").await.ok()
+        })
+        .await;
+    }
+
+    /// What a service's admin port answers; an error unless it is 200.
+    pub async fn admin(&self, service: Service, path: &str) -> Result<String> {
+        let url = format!("http://127.0.0.1:{}{path}", self.admin_ports[&service]);
+        Ok(reqwest::Client::builder().no_proxy().build()?.get(url).send().await?.error_for_status()?.text().await?)
+    }
+
+    /// kill -9.
+    pub async fn kill(&self, service: Service) -> Result<()> {
+        let child = self.running().remove(&service);
+        let mut child = child.with_context(|| format!("{} does not run", service.name()))?;
+        Ok(child.kill().await?)
+    }
+
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(&self, service: Service) -> Result<ExitStatus> {
+        let child = self.running().remove(&service);
+        let mut child = child.with_context(|| format!("{} does not run", service.name()))?;
+        let pid = child.id().context("it has ended already")?;
+        Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        Ok(child.wait().await?)
+    }
+
+    /// Whether the process that was started still runs.
+    pub fn is_running(&self, service: Service) -> bool {
+        self.running().get_mut(&service).is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Resident memory, in KiB.
+    pub fn resident_kib(&self, service: Service) -> Result<u64> {
+        let pid = self.running().get(&service).and_then(Child::id).context("it does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    pub fn log(&self, service: Service) -> String {
+        std::fs::read_to_string(self.log_file(service)).unwrap_or_default()
+    }
+
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    fn log_file(&self, service: Service) -> PathBuf {
+        self.folder.path().join(format!("{}.log", service.name()))
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<Service, Child>> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for System {
+    /// A test that failed shows what the services said last.
+    #[expect(clippy::print_stderr, reason = "for whoever reads the failed test")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for service in Service::ALL {
+                let log = self.log(service);
+                let lines: Vec<&str> = log.lines().rev().take(25).collect();
+                eprintln!("--- {}", service.name());
+                lines.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}
+
+fn configuration(
+    nats: &Nats,
+    postgres: &str,
+    s3: &S3,
+    primary: &RegistryServer,
+    fallback: &RegistryServer,
+) -> String {
+    let registry = |name: &str, server: &RegistryServer| {
+        format!(
+            "[registries.{name}]\nhost = {:?}\nplain_http = true\nusername = {:?}\npassword = {:?}\n",
+            server.host, server.username, server.password
+        )
+    };
+    format!(
+        "[nats]\nurl = {:?}\nuser = {:?}\npassword = {:?}\n\
+         [postgres]\nurl = {postgres:?}\n\
+         [s3]\nendpoint = {:?}\nregion = {:?}\nbucket = {:?}\naccess_key = {:?}\nsecret_key = {:?}\n{}{}",
+        nats.url,
+        nats.user,
+        nats.password,
+        s3.endpoint,
+        s3.region,
+        s3.bucket,
+        s3.access_key,
+        s3.secret_key,
+        registry("primary", primary),
+        registry("fallback", fallback),
+    )
+}
+
+/// A program of this workspace, beside the test's own.
+fn program(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().find(|folder| folder.join(name).is_file());
+    Ok(folder.with_context(|| format!("{name} is not built: run `cargo build --workspace`"))?.join(name))
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The CA bundle that this user has configured, for builds behind a TLS-inspecting proxy.
+fn ca_bundle() -> Option<PathBuf> {
+    ["MECAPY_CA_BUNDLE", "SSL_CERT_FILE", "PIP_CERT"]
+        .iter()
+        .find_map(|name| std::env::var_os(name))
+        .map(PathBuf::from)
+        .filter(|path| path.is_file())
+}
+
+/// The base image that `make images` made, into this registry: once a process.
+async fn push_base_image(registry: &RegistryServer) -> Result<()> {
+    static PUSHED: tokio::sync::Mutex<BTreeSet<String>> = tokio::sync::Mutex::const_new(BTreeSet::new());
+    let mut pushed = PUSHED.lock().await;
+    if pushed.contains(&registry.host) {
+        return Ok(());
+    }
+    let name = format!("{}/{BASE_IMAGE}", registry.host);
+    let login = format!(
+        "docker login -u {} -p {} {} 2>/dev/null && docker tag {BASE_IMAGE} {name} && docker push -q {name}; \
+         code=$?; docker rmi {name} >/dev/null; exit $code",
+        registry.username, registry.password, registry.host
+    );
+    let home = tempfile::tempdir()?;
+    let done = Command::new("sh").args(["-c", &login]).env("DOCKER_CONFIG", home.path()).output().await?;
+    if !done.status.success() {
+        bail!("pushing {BASE_IMAGE} (run `make images`): {}", String::from_utf8_lossy(&done.stderr));
+    }
+    pushed.insert(registry.host.clone());
+    Ok(())
+}

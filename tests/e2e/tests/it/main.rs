@@ -1,0 +1,20 @@
+//! The whole system, from outside, on real servers.
+
+mod chain;
+mod events;
+mod faults;
+mod trace;
+
+use std::time::Duration;
+
+/// Longer than any step takes on a busy machine: a message that a dead process held comes back after 30 s.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const DOUBLE: &str = r#"
+import json
+with open("/inputs.json") as file:
+    inputs = json.load(file)
+print("doubling", inputs)
+with open("/output.json", "w") as file:
+    json.dump({"doubled": inputs["n"] * 2}, file)
+"#;
