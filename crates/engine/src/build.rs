@@ -12,9 +12,7 @@ use std::time::Duration;
 use bollard::BollardRequest;
 use bollard::errors::Error as EngineError;
 use bollard::models::BuildInfo;
-use bollard::query_parameters::{
-    BuildImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-};
+use bollard::query_parameters::{BuildImageOptionsBuilder, ListContainersOptionsBuilder};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -149,6 +147,9 @@ impl Engine {
                     Stopped::Limit => Error::TimedOut { limit: request.limit, tail: log.finish() },
                 });
             }
+            Ok(Ok(id)) if id.is_empty() => {
+                return Err(Error::Incomplete { call: "build an image", what: "image id" });
+            }
             Ok(Ok(id)) => {
                 let image = self.image(&id).await?;
                 let image = image.ok_or(Error::ImageNotFound { image: id })?;
@@ -157,8 +158,14 @@ impl Engine {
             Ok(Err(failure)) => failure,
         };
         let message = match failure {
-            EngineError::DockerStreamError { error } => error,
-            other => return Err(Error::of_call("build an image", &self.host, other)),
+            EngineError::DockerStreamError { error: message }
+            | EngineError::DockerResponseServerError { status_code: 400, message } => message,
+            other => {
+                // The connection broke: the engine ends the build, if it is still there to do so.
+                let engine = self.clone();
+                tokio::spawn(async move { engine.end_containers_of(&mark).await });
+                return Err(Error::of_call("build an image", &self.host, other));
+            }
         };
         let exit_code = exit_code(&message);
         if exit_code.is_some() && out_of_memory.iter().any(|id| log.names_container(id)) {
@@ -180,7 +187,7 @@ impl Engine {
         out_of_memory: &mut HashSet<String>,
     ) -> Result<String, EngineError> {
         let mut build = std::pin::pin!(build);
-        let mut events = std::pin::pin!(self.out_of_memory_events());
+        let mut events = std::pin::pin!(self.out_of_memory_events(None));
         let mut id = String::new();
         let failure = loop {
             tokio::select! {
@@ -217,17 +224,6 @@ impl Engine {
             let _ = tokio::time::timeout(LATE_EVENT, late).await;
         }
         Err(failure)
-    }
-
-    /// Ids of containers in which the kernel killed for want of memory, as it happens. Ends when the
-    /// engine can't tell.
-    fn out_of_memory_events(&self) -> impl Stream<Item = String> + use<> {
-        let filters = HashMap::from([
-            ("type".to_owned(), vec!["container".to_owned()]),
-            ("event".to_owned(), vec!["oom".to_owned()]),
-        ]);
-        let options = EventsOptionsBuilder::default().filters(&filters).build();
-        self.docker.events(Some(options)).filter_map(|event| async { event.ok()?.actor?.id })
     }
 
     /// Waits until no container of the build is there, and ends them when the engine doesn't.
@@ -373,6 +369,29 @@ mod tests {
             .unwrap();
         let query = modify(request).uri().query().unwrap().to_owned();
         assert_eq!(query, "dockerfile=Dockerfile&memory=2147483648&memswap=2147483648");
+    }
+
+    /// What is done where closing the connection does not end a build: here nobody else would.
+    #[tokio::test]
+    async fn containers_that_carry_the_mark_are_ended_and_no_others() {
+        let docker = |arguments: &[&str]| {
+            let output = std::process::Command::new("docker").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let (mark, other) = (Mark::new(), Mark::new());
+        let start = |mark: &Mark| {
+            let image = "mecapy/base/python:3.11-slim";
+            docker(&["run", "--detach", "--add-host", &mark.0, image, "sleep", "600"])
+        };
+        let (ours, theirs) = (start(&mark), start(&other));
+        let engine = Engine::connect(&crate::Options::default()).await.unwrap();
+
+        assert_eq!(engine.containers_of(&mark).await.unwrap(), [ours]);
+        engine.end_containers_of(&mark).await;
+        assert_eq!(engine.containers_of(&mark).await.unwrap(), Vec::<String>::new());
+        assert_eq!(engine.containers_of(&other).await.unwrap(), [theirs.as_str()]);
+        assert!(engine.remove_container(&theirs).await.unwrap());
     }
 
     #[test]

@@ -43,7 +43,17 @@ impl BuildLog {
         Self { sink, line: String::new(), tail: VecDeque::new(), containers: Vec::new() }
     }
 
+    /// Takes one message of the engine in.
     pub(crate) fn push(&mut self, text: &str) {
+        let step_begins = text.strip_prefix(" ---> Running in ");
+        if let Some(id) = step_begins {
+            self.containers.push(id.trim_end().to_owned());
+        }
+        // What a step wrote last may have had no newline; the engine's own words begin a line.
+        let engine_speaks = step_begins.is_some() || text.starts_with("Removing intermediate ");
+        if engine_speaks && !self.line.is_empty() {
+            self.end_line();
+        }
         for piece in text.split_inclusive('\n') {
             let (piece, ends) = match piece.strip_suffix('\n') {
                 Some(piece) => (piece, true),
@@ -72,16 +82,11 @@ impl BuildLog {
     /// Did the log name this container as one of the build's steps? A step could print the name of
     /// another container, so this is good enough to blame this build, and for nothing else.
     pub(crate) fn names_container(&self, id: &str) -> bool {
-        self.containers.iter().any(|short| id.starts_with(short))
+        self.containers.iter().any(|short| short.len() >= 12 && id.starts_with(short))
     }
 
     fn end_line(&mut self) {
         let line = plain(&std::mem::take(&mut self.line));
-        if let Some(id) = line.strip_prefix(" ---> Running in ")
-            && id.len() >= 12
-        {
-            self.containers.push(id.to_owned());
-        }
         (self.sink.0)(&line);
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
@@ -165,9 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn containers_of_steps_are_known_by_their_line() {
+    fn the_engines_words_begin_a_line_of_their_own() {
+        let (lines, _) = lines_of(&["no newline", "Removing intermediate container 12\n"]);
+        assert_eq!(lines, ["no newline", "Removing intermediate container 12"]);
+    }
+
+    #[test]
+    fn containers_of_steps_are_known_by_their_message() {
         let mut log = BuildLog::new(LogSink::discard());
-        log.push(" ---> Running in 0123456789ab\n ---> Running in\n");
+        log.push(" ---> Running in 0123456789ab\n");
+        log.push(" ---> Running in \n");
         assert!(log.names_container("0123456789abcdef"));
         assert!(!log.names_container("ffff"));
     }

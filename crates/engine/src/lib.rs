@@ -37,6 +37,7 @@ mod error;
 mod frames;
 mod hardening;
 mod images;
+mod memory_events;
 mod metric_definitions;
 mod run;
 

@@ -21,6 +21,8 @@ use crate::{Capped, Engine, Error, Limits, OutputProblem, hardening};
 /// The runner of the base image; `--output-limit=<bytes>` follows.
 pub const RUNNER: [&str; 3] = ["python", "-I", "/opt/mecapy/runner.py"];
 
+/// How long after its end a container's news of a want of memory may come.
+const LATE_EVENT: Duration = Duration::from_secs(1);
 /// How long a container may take to be gone after it was killed, and its streams to end after it.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -189,7 +191,7 @@ impl Engine {
         let start = began.elapsed();
 
         let ended = self.accompany(container, request, streams, stop).await?;
-        let out_of_memory = self.ran_out_of_memory(container, request).await?;
+        let out_of_memory = self.ran_out_of_memory(container, request, &ended).await?;
         Ok(RunOutcome {
             end: judge(ended.intent, ended.report.exit, ended.exit_code, out_of_memory),
             output: ended.report.output,
@@ -292,19 +294,38 @@ impl Engine {
         }
     }
 
+    /// The engine's flag, or where something was killed and the flag is not up, its event: on some
+    /// engines the news from the kernel comes after the container's end.
     async fn ran_out_of_memory(
         &self,
         container: &str,
         request: &RunRequest,
+        ended: &Ended,
     ) -> Result<bool, Error> {
-        match self.call("inspect a container", self.docker.inspect_container(container, None)).await
-        {
-            Ok(found) => Ok(found.state.and_then(|state| state.oom_killed).unwrap_or_default()),
+        let inspect = self.docker.inspect_container(container, None);
+        let state = match self.call("inspect a container", inspect).await {
+            Ok(found) => found.state.unwrap_or_default(),
             Err(Error::Refused { status: 404, .. }) => {
-                Err(Error::ContainerLost { name: request.name.clone() })
+                return Err(Error::ContainerLost { name: request.name.clone() });
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        if state.oom_killed == Some(true) || !ended.was_killed_by_another() {
+            return Ok(state.oom_killed == Some(true));
         }
+        let mut events = std::pin::pin!(self.out_of_memory_events(Some(container)));
+        Ok(matches!(tokio::time::timeout(LATE_EVENT, events.next()).await, Ok(Some(_))))
+    }
+}
+
+impl Ended {
+    /// By the kernel, for want of memory, or by the function itself.
+    fn was_killed_by_another(&self) -> bool {
+        let killed = match self.report.exit {
+            Some(code) => code == -9,
+            None => self.exit_code == 137,
+        };
+        killed && self.intent.is_none()
     }
 }
 

@@ -134,9 +134,9 @@ def read_output(limit):
         if error.errno in (errno.ELOOP, errno.EACCES, errno.ENXIO, errno.EPERM):
             return b"p", b"output-not-a-file"
         raise
+    if not stat.S_ISREG(os.fstat(output).st_mode):
+        return b"p", b"output-not-a-file"
     with os.fdopen(output, "rb") as file:
-        if not stat.S_ISREG(os.fstat(output).st_mode):
-            return b"p", b"output-not-a-file"
         # By reading, not by its size: whoever still runs could let it grow.
         result = file.read(limit + 1)
     if len(result) > limit:

@@ -330,7 +330,7 @@ async fn a_container_that_cannot_start_is_removed() {
 }
 
 #[tokio::test]
-async fn a_container_that_someone_else_removes_is_lost() {
+async fn a_container_that_someone_else_removes_is_never_a_success() {
     let engine = engine().await;
     let image = function(&engine, "import time; time.sleep(600)").await;
     let request = run_of(&image);
@@ -341,9 +341,17 @@ async fn a_container_that_someone_else_removes_is_lost() {
     });
     eventually("the container runs", LONG, async || is_running(&name).then_some(())).await;
     assert!(engine.remove_container(&name).await.unwrap());
-    let error = running.await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::ContainerLost { .. }), "{error:?}");
-    assert!(error.is_transient());
+    match running.await.unwrap() {
+        // Killed first, and seen before it was removed.
+        Ok(outcome) => {
+            assert_eq!(outcome.end, End::Signaled(9));
+            assert_eq!(outcome.output, Err(OutputProblem::Unreported));
+        }
+        Err(error) => {
+            assert!(matches!(error, Error::ContainerLost { .. }), "{error:?}");
+            assert!(error.is_transient());
+        }
+    }
 }
 
 #[tokio::test]
