@@ -9,10 +9,12 @@
 mod codes;
 mod event;
 mod ids;
+mod inputs;
 
 pub use codes::{ErrorCode, failure};
 pub use event::{Event, SUBJECTS};
 pub use ids::{BuildId, FunctionId, IdError, Owner, TaskId};
+pub use inputs::inputs_sha256;
 
 /// The generated types.
 pub mod v1 {

@@ -1,0 +1,72 @@
+//! HTTP: a thin shell over [`Api`](crate::Api).
+
+mod body;
+mod builds;
+mod events;
+mod functions;
+mod limits;
+mod observe;
+mod pages;
+mod prefer;
+mod problem;
+mod request;
+mod tasks;
+
+use axum::Router;
+use axum::http::Method;
+use axum::middleware::from_fn;
+use axum::routing::{MethodRouter, delete, get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::Gateway;
+
+/// One route, as the router and the OpenAPI document both have it.
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub(crate) handler: MethodRouter<Gateway>,
+}
+
+/// Every route. `openapi.json` describes these and no others; a test sees to it.
+pub fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/", get(pages::index)),
+        route(Method::GET, "/docs", get(pages::docs)),
+        route(Method::GET, "/openapi.json", get(pages::openapi)),
+        route(Method::GET, "/errors/{code}", get(pages::error)),
+        route(Method::POST, "/functions", post(functions::submit)),
+        route(Method::GET, "/functions", get(functions::list)),
+        route(Method::GET, "/functions/{function_id}", get(functions::get)),
+        route(Method::DELETE, "/functions/{function_id}", delete(functions::delete)),
+        route(
+            Method::GET,
+            "/functions/{function_id}/builds/{build_id}",
+            get(builds::get_of_function),
+        ),
+        route(Method::POST, "/functions/{function_id}/tasks", post(tasks::run)),
+        route(Method::GET, "/builds/{build_id}", get(builds::get)),
+        route(Method::GET, "/builds/{build_id}/logs", get(builds::logs)),
+        route(Method::GET, "/builds/{build_id}/events", get(events::events)),
+        route(Method::GET, "/tasks/{task_id}", get(tasks::get)),
+        route(Method::GET, "/tasks/{task_id}/result", get(tasks::result)),
+        route(Method::GET, "/tasks/{task_id}/logs", get(tasks::logs)),
+        route(Method::POST, "/tasks/{task_id}/cancel", post(tasks::cancel)),
+    ]
+}
+
+fn route(method: Method, path: &'static str, handler: MethodRouter<Gateway>) -> Route {
+    Route { method, path, handler }
+}
+
+/// From the outside in: span and metrics, the form of errors, the limit of time, panics, the routes.
+pub(crate) fn router(gateway: Gateway) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
+        .fallback(problem::no_such_route)
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(from_fn(limits::time))
+        .layer(from_fn(problem::every_error_is_a_problem))
+        .layer(from_fn(observe::observe))
+        .with_state(gateway)
+}

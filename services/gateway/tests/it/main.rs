@@ -1,0 +1,14 @@
+//! The gateway against a real NATS, PostgreSQL and S3.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should say where")]
+
+mod access;
+mod documents;
+mod door;
+mod errors;
+mod events;
+mod functions;
+mod grpc;
+mod sse;
+mod tasks;
+mod waiting;
