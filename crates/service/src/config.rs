@@ -59,7 +59,9 @@ pub fn check<C: Serialize + DeserializeOwned + Default>(file: Option<&Path>) -> 
         }
         figment = figment.merge(Toml::file_exact(path));
     }
-    figment = figment.merge(Env::prefixed("MECAPY_").ignore(&["config", "token", "url", "json"]).split("__"));
+    // Only what names a section: MECAPY_TOKEN and its like are the CLI's and the scripts' own.
+    let variables = Env::prefixed("MECAPY_").filter(|key| key.as_str().contains("__")).split("__");
+    figment = figment.merge(variables);
 
     let given: BTreeMap<String, Value> = figment.extract().map_err(|error| explain(&error))?;
     if let Some(section) = given.keys().find(|key| !SECTIONS.contains(&key.as_str())) {

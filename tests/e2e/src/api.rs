@@ -25,13 +25,18 @@ impl Api {
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
+        let text = self.get_text(path).await?;
+        serde_json::from_str(&text).with_context(|| text.clone())
+    }
+
+    pub async fn get_text(&self, path: &str) -> Result<String> {
         let answer = self.request(Method::GET, path).send().await?;
         let status = answer.status();
         let text = answer.text().await?;
         if !status.is_success() {
             bail!("GET {path}: {status}: {text}");
         }
-        serde_json::from_str(&text).with_context(|| text.clone())
+        Ok(text)
     }
 
     /// Whatever it answers.

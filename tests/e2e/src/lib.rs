@@ -1,6 +1,6 @@
 //! The whole system from outside: the services' real programs, on servers of a test's own.
 //!
-//! [`System`] starts what `make build` made (`target/debug/mecapy-*`) with one configuration file, as Compose does;
+//! [`System`] starts the programs of `target/debug` with one configuration file, as Compose does;
 //! [`Api`] is a user's view of the gateway. Everything ends with the test.
 
 mod api;

@@ -53,17 +53,23 @@ async fn a_service_that_is_killed_at_work_ends_it_once_after_its_restart() {
     let infra = Infra::start(&Server::ALL).await;
     let system = System::start(&infra).await.unwrap();
 
-    // The builder, while pip resolves.
+    // The builder, while it resolves the requirements.
     let function = system.api.submit("builder", DOUBLE, "idna==3.10\n").await.unwrap();
     status_is(&system, &format!("/functions/{}", function["function_id"]), "building").await;
     is_at_work(&system, Service::Builder).await;
     kill_and_start(&system, Service::Builder).await;
     ends_ready(&system, &function).await;
 
-    // The scanner, while it can't write its report.
+    // The scanner, while S3 is away and it can't write its report.
+    system.kill(Service::Scanner).await.unwrap();
     let function = system.api.submit("scanner", &format!("{DOUBLE}# 2\n"), "").await.unwrap();
     status_is(&system, &format!("/functions/{}", function["function_id"]), "scanning").await;
-    kill_and_start(&system, Service::Scanner).await;
+    infra.stop(Server::S3).await;
+    system.spawn(Service::Scanner).unwrap();
+    is_at_work(&system, Service::Scanner).await;
+    system.kill(Service::Scanner).await.unwrap();
+    infra.resume(Server::S3).await;
+    system.spawn(Service::Scanner).unwrap();
     ends_ready(&system, &function).await;
 
     // The publisher, while the registry is away.
