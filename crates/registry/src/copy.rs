@@ -58,9 +58,9 @@ pub async fn copy_image(
     // An image's manifest was accepted only with its blobs. The child of an index may have been
     // deleted since, which registries allow, so an index is looked through.
     let is_whole = there.is_some_and(|there| !is_index(&there));
-    let mut report =
-        if is_whole { CopyReport::default() } else { copy_content(from, to, progress).await? };
-    let moved_tags = move_tags(from, to, &reference).await?;
+    let (mut report, verified) =
+        if is_whole { Default::default() } else { copy_content(from, to, progress).await? };
+    let moved_tags = move_tags(from, to, verified).await?;
     report.is_unchanged = is_whole && moved_tags == 0;
     Ok(report)
 }
@@ -70,19 +70,21 @@ fn is_index(there: &Descriptor) -> bool {
     matches!(there.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
 }
 
-/// Everything but the tags.
+/// Everything but the tags. Gives the manifest as the destination serves it, if it was new there.
 async fn copy_content(
     from: &Source,
     to: &Destination,
     progress: &ProgressSink,
-) -> Result<CopyReport, Error> {
+) -> Result<(CopyReport, Option<Manifest>), Error> {
     let plan = Plan::read(&from.registry, &from.repository, &from.digest).await?;
     let missing = missing(to, &plan).await?;
     let report = copy_blobs(from, to, plan.blobs(&missing), progress).await?;
+    let mut verified = None;
     for (manifest, _) in plan.manifests.iter().filter(|(m, _)| missing.contains(&m.digest)) {
-        put_manifest(to, manifest).await?;
+        verified = Some(put_manifest(to, manifest).await?);
     }
-    Ok(report)
+    // The last of the plan is the root; another can be the last one put when the root was there.
+    Ok((report, verified.filter(|manifest| manifest.digest == from.digest)))
 }
 
 /// The manifests of the plan that the destination lacks.
@@ -211,25 +213,31 @@ async fn copy_blob_once(
 }
 
 /// Puts a manifest by digest, and reads it back as whoever pulls it will.
-async fn put_manifest(to: &Destination, manifest: &Manifest) -> Result<(), Error> {
+async fn put_manifest(to: &Destination, manifest: &Manifest) -> Result<Manifest, Error> {
     let reference = manifest.digest.to_string();
     to.registry.put_manifest(&to.repository, &reference, manifest).await?;
-    to.registry.manifest(&to.repository, &reference).await.map(drop)
+    to.registry.manifest(&to.repository, &reference).await
 }
 
-/// Moves the tags that lead elsewhere, and says how many.
-async fn move_tags(from: &Source, to: &Destination, reference: &str) -> Result<usize, Error> {
-    let mut manifest = None;
+/// Moves the tags that lead elsewhere, and says how many. `verified` is what the destination
+/// serves, if it was read already: that, not what was sent, is what a tag leads to.
+async fn move_tags(
+    from: &Source,
+    to: &Destination,
+    mut verified: Option<Manifest>,
+) -> Result<usize, Error> {
     let mut moved = 0;
     for tag in &to.tags {
         let there = to.registry.resolve(&to.repository, tag).await?;
         if there.is_some_and(|there| there.digest == from.digest) {
             continue;
         }
-        // From the destination: what a tag leads to is what the destination serves.
-        let manifest = match &manifest {
+        let manifest = match &verified {
             Some(manifest) => manifest,
-            None => manifest.insert(to.registry.manifest(&to.repository, reference).await?),
+            None => {
+                let reference = from.digest.to_string();
+                verified.insert(to.registry.manifest(&to.repository, &reference).await?)
+            }
         };
         to.registry.put_manifest(&to.repository, tag, manifest).await?;
         moved += 1;

@@ -99,15 +99,17 @@ mod tests {
     fn a_file_keeps_its_mode_and_belongs_to_root() {
         let layer = TarLayer::from_files([file("app/user_function.py", "print(1)")]).unwrap();
         let mut archive = tar::Archive::new(layer.tar().as_ref());
-        let mut entries: Vec<_> = archive.entries().unwrap().map(Result::unwrap).collect();
-        assert_eq!(entries.len(), 1);
-        let header = entries[0].header();
+        let mut entries = archive.entries().unwrap();
+        let mut entry = entries.next().unwrap().unwrap();
+        let header = entry.header();
         assert_eq!(header.mode().unwrap(), 0o444);
         assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
         assert_eq!(header.mtime().unwrap(), 0);
         let mut content = String::new();
-        entries[0].read_to_string(&mut content).unwrap();
+        entry.read_to_string(&mut content).unwrap();
         assert_eq!(content, "print(1)");
+        drop(entry);
+        assert!(entries.next().is_none());
     }
 
     #[test]

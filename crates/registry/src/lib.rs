@@ -9,8 +9,8 @@
 //!    descriptor. A blob's last bytes are handed on only after its size and SHA-256 are right.
 //! 3. So a wrong blob is never committed: a copy streams a GET into one PUT, and the PUT of a wrong
 //!    blob breaks off before its end.
-//! 4. A manifest is put after everything it names, and a tag after its manifest was read back from
-//!    the destination and verified.
+//! 4. A manifest is put after everything it names. A copy moves a tag only after it read the
+//!    manifest back from the destination and verified it.
 //! 5. Credentials go to the registry's own origin and to the token service it names, over HTTPS
 //!    unless the registry is configured as plain HTTP. No redirect carries them to another host.
 //! 6. A call that fails for a passing reason (no connection, a cut body, 429, 5xx) is tried again

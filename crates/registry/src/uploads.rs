@@ -119,8 +119,9 @@ impl Registry {
         content: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
     ) -> Result<(), Error> {
         let result = self.put(repository, &session, descriptor, content).await;
-        // A session left behind keeps its bytes in the registry. When the registry is away, its own
-        // purge has to do.
+        // A session left behind keeps its bytes in the registry. Distribution 2.8 can't cancel one
+        // that took a part of its bytes (it answers 404 BLOB_UPLOAD_INVALID, measured), so there,
+        // and when the registry is away, its own purge has to do.
         if let Err(error) = &result
             && !matches!(error, Error::Unreachable { .. } | Error::TimedOut { .. })
         {

@@ -1,0 +1,16 @@
+//! The client against real registries, and against a server that answers what a test wants where a
+//! real one can't be made to.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should say where")]
+
+mod append;
+mod auth;
+mod blobs;
+mod copy;
+mod fake;
+mod images;
+mod listing;
+mod manifests;
+mod reach;
+mod servers;
+mod tls;
