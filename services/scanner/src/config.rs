@@ -1,0 +1,121 @@
+//! `[scanner]`, and the sections that it shares.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mecapy_registry::Registries;
+use mecapy_service::ConfigError;
+use serde::{Deserialize, Serialize};
+
+use crate::layer::Limits;
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    #[serde(flatten)]
+    pub service: mecapy_service::Options,
+    pub nats: mecapy_bus::Options,
+    pub postgres: mecapy_store::Options,
+    pub s3: mecapy_objects::Options,
+    pub registries: Registries,
+    pub scanner: Options,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// OSV exports, read at start: a zip, a record, or a folder of them. None: the starter set, and every result
+    /// says that it is partial.
+    pub database: Option<PathBuf>,
+    /// Nothing is scanned with an imported database whose newest advisory is older.
+    pub database_max_age_days: u32,
+    /// Images that are scanned at once.
+    pub concurrency: usize,
+    /// For one image.
+    pub limit_seconds: u64,
+    /// Of one layer.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            database: None,
+            database_max_age_days: 7,
+            concurrency: 8,
+            limit_seconds: 120,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Options {
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(self.limit_seconds)
+    }
+
+    pub fn database_max_age(&self) -> chrono::Duration {
+        chrono::Duration::days(self.database_max_age_days.into())
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let refuse =
+            |key: &str, problem: String| Err(ConfigError::key(format!("scanner.{key}"), problem));
+        for (key, value) in [
+            ("concurrency", self.concurrency as u64),
+            ("limit_seconds", self.limit_seconds),
+            ("database_max_age_days", self.database_max_age_days.into()),
+            ("limits.layer_entries", self.limits.layer_entries),
+            ("limits.layer_bytes", self.limits.layer_bytes),
+            ("limits.file_bytes", self.limits.file_bytes),
+            ("limits.index_bytes", self.limits.index_bytes),
+        ] {
+            if value == 0 {
+                return refuse(key, "must be at least 1".to_owned());
+            }
+        }
+        match &self.database {
+            Some(path) if !path.exists() => {
+                refuse("database", format!("there is nothing at {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl mecapy_service::Config for Config {
+    fn service(&self) -> &mecapy_service::Options {
+        &self.service
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.registries.primary.host.is_empty() {
+            return Err(ConfigError::key(
+                "registries.primary.host",
+                "must be set: the registry's name in references",
+            ));
+        }
+        self.scanner.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_bad_value_names_its_key() {
+        assert_eq!(Options::default().validate(), Ok(()));
+        let problem = |change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            options.validate().unwrap_err().to_string()
+        };
+        assert!(problem(|o| o.concurrency = 0).starts_with("scanner.concurrency: "));
+        assert!(problem(|o| o.limits.layer_bytes = 0).starts_with("scanner.limits.layer_bytes: "));
+        assert!(
+            problem(|o| o.database = Some("/does/not/exist".into()))
+                .starts_with("scanner.database: ")
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Why a scan could not be made. None of these ever means PASSED.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mecapy_registry::Digest;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    // An image.
+    #[error("the registry did not give what the scan needs")]
+    Registry(#[from] mecapy_registry::Error),
+    #[error("{digest} is {media_type}, not the manifest of one image")]
+    NotAnImage { digest: Digest, media_type: String },
+    #[error("the image has {layers} layers; more than {limit} are not read")]
+    TooManyLayers { layers: usize, limit: usize },
+    #[error("layer {digest} could not be read")]
+    Layer { digest: Digest, source: Box<Error> },
+    #[error("the image could not be scanned within {limit:?}")]
+    TimedOut { limit: Duration },
+
+    // A layer.
+    #[error("the layer could not be decompressed")]
+    Read(#[from] io::Error),
+    #[error("the layer is no tar archive: {problem}")]
+    Archive { problem: &'static str },
+    #[error("the layer ends in the middle of {at}")]
+    Truncated { at: &'static str },
+    #[error("the layer has more than {limit} entries")]
+    TooManyEntries { limit: u64 },
+    #[error("the layer is more than {limit_bytes} bytes when decompressed")]
+    TooLarge { limit_bytes: u64 },
+    #[error("{path} has more than {limit_bytes} bytes")]
+    FileTooLarge { path: String, limit_bytes: u64 },
+    #[error("the layer has more packages, links and whiteouts than fit in {limit_bytes} bytes")]
+    IndexTooLarge { limit_bytes: u64 },
+    #[error("the layer has a path that leads out of the image: {path:?}")]
+    UnsafePath { path: String },
+    #[error("{path} is {kind}: what is behind it can't be told from the layer")]
+    Unreadable { path: String, kind: &'static str },
+
+    // The advisories.
+    #[error("the advisory database {} can't be opened", path.display())]
+    DatabaseFile { path: PathBuf, source: io::Error },
+    #[error("the advisory database {} is no zip archive", path.display())]
+    DatabaseArchive { path: PathBuf, source: zip::result::ZipError },
+    #[error("the advisory {name} can't be read")]
+    DatabaseRecord { name: String, source: serde_json::Error },
+    #[error("the advisory {name} has more than {limit_bytes} bytes")]
+    DatabaseRecordTooLarge { name: String, limit_bytes: u64 },
+    #[error("the advisory database {path} has no advisory about a PyPI package")]
+    DatabaseEmpty { path: String },
+    #[error(
+        "the newest advisory is of {newest}: more than {limit_days} days old; import a newer database"
+    )]
+    DatabaseTooOld { newest: DateTime<Utc>, limit_days: i64 },
+
+    // What is kept.
+    #[error("what is known of the image's layers could not be read")]
+    Store(#[from] mecapy_store::Error),
+    #[error("a report could not be written as JSON")]
+    Report(#[from] serde_json::Error),
+}
+
+impl Error {
+    /// Whether trying again can end otherwise. Contents don't change under a digest; servers, clocks and
+    /// databases do.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Registry(source) => source.is_transient(),
+            Self::Layer { source, .. } => source.is_transient(),
+            Self::TimedOut { .. }
+            | Self::Store(_)
+            | Self::DatabaseFile { .. }
+            | Self::DatabaseArchive { .. }
+            | Self::DatabaseRecord { .. }
+            | Self::DatabaseRecordTooLarge { .. }
+            | Self::DatabaseEmpty { .. }
+            | Self::DatabaseTooOld { .. } => true,
+            Self::NotAnImage { .. }
+            | Self::TooManyLayers { .. }
+            | Self::Read(_)
+            | Self::Archive { .. }
+            | Self::Truncated { .. }
+            | Self::TooManyEntries { .. }
+            | Self::TooLarge { .. }
+            | Self::FileTooLarge { .. }
+            | Self::IndexTooLarge { .. }
+            | Self::UnsafePath { .. }
+            | Self::Unreadable { .. }
+            | Self::Report(_) => false,
+        }
+    }
+}

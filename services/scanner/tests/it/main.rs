@@ -1,0 +1,15 @@
+//! Layers as hostile and as ordinary as they come, a real OSV export, and images in a real registry.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that can't go on should say where"
+)]
+
+mod chain;
+mod images;
+mod layers;
+mod osv_export;
+mod tarball;
