@@ -30,7 +30,7 @@ pub struct Options {
     pub grpc_listen: SocketAddr,
     /// Who may call: a line each, `owner:role:sha256`, the last being the SHA-256 of the token in hex, the role
     /// `owner` (own functions) or `operator` (all). Better as `tokens_file`.
-    pub tokens: Secret,
+    pub tokens: Option<Secret>,
     /// Python versions that functions may ask for: those that base images are built for.
     pub python_versions: Vec<String>,
     /// Base image variants that functions may ask for.
@@ -49,7 +49,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             grpc_listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
-            tokens: Secret::default(),
+            tokens: None,
             python_versions: ["3.11", "3.12", "3.13"].map(str::to_owned).to_vec(),
             variants: ["slim", "numpy", "scipy"].map(str::to_owned).to_vec(),
             max_task_timeout_seconds: 300,
@@ -64,6 +64,10 @@ impl Options {
         Duration::from_secs(self.max_task_timeout_seconds)
     }
 
+    pub(crate) fn tokens(&self) -> Result<Tokens, String> {
+        Tokens::parse(self.tokens.as_ref().map_or("", Secret::expose))
+    }
+
     pub(crate) fn look_every(&self) -> Duration {
         Duration::from_secs(self.look_every_seconds)
     }
@@ -76,8 +80,7 @@ impl mecapy_service::Config for Config {
 
     fn validate(&self) -> Result<(), ConfigError> {
         let gateway = &self.gateway;
-        Tokens::parse(gateway.tokens.expose())
-            .map_err(|problem| ConfigError::key("gateway.tokens", problem))?;
+        gateway.tokens().map_err(|problem| ConfigError::key("gateway.tokens", problem))?;
         check_list("gateway.python_versions", &gateway.python_versions, is_python_version)?;
         check_list("gateway.variants", &gateway.variants, is_variant)?;
         for (key, value) in [
@@ -110,7 +113,7 @@ mod tests {
 
     fn problem(change: impl FnOnce(&mut Options)) -> Option<String> {
         let mut config = Config::default();
-        config.gateway.tokens = Secret::new(format!("acme:owner:{}", "0".repeat(64)));
+        config.gateway.tokens = Some(Secret::new(format!("acme:owner:{}", "0".repeat(64))));
         change(&mut config.gateway);
         config.validate().err().map(|error| error.to_string())
     }
@@ -122,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let no_tokens = problem(|gateway| gateway.tokens = Secret::default());
+        let no_tokens = problem(|gateway| gateway.tokens = None);
         assert!(no_tokens.is_some_and(|text| text.starts_with("gateway.tokens: ")));
         let python = problem(|gateway| gateway.python_versions = vec!["2.7".into()]);
         assert_eq!(python.as_deref(), Some("gateway.python_versions: \"2.7\" is none"));

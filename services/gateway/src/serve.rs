@@ -26,7 +26,7 @@ pub struct Gateway {
 
 /// Runs the gateway until it is told to stop, and what it holds has been answered.
 pub async fn run(config: Config, context: Context) -> Result<(), AnyError> {
-    let tokens = Tokens::parse(config.gateway.tokens.expose())?;
+    let tokens = config.gateway.tokens()?;
     let http = bind("gateway.listen", config.gateway.listen).await?;
     let grpc = bind("gateway.grpc_listen", config.gateway.grpc_listen).await?;
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
