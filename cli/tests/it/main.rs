@@ -1,0 +1,16 @@
+//! The built program, as a script would run it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
+
+mod dead_letters;
+mod fake_gateway;
+mod functions;
+mod program;
+mod servers;
+mod setup;
+mod tasks;
