@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use futures::StreamExt as _;
 use mecapy_bus::topology::{self, Setup};
-use mecapy_bus::{Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome, Outgoing};
+use mecapy_bus::{
+    Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome,
+    Outgoing,
+};
 use mecapy_proto::v1::{BuildDone, ScanDone};
 use mecapy_service::{Health, Secret};
 use mecapy_testkit::{Infra, Server};
@@ -23,7 +26,8 @@ struct Forward;
 
 impl Handler<BuildDone> for Forward {
     async fn handle(&self, event: BuildDone, _: &Delivery) -> Result<Outcome, HandlerError> {
-        let scan = ScanDone { build_id: event.build_id, digest: event.digest, ..Default::default() };
+        let scan =
+            ScanDone { build_id: event.build_id, digest: event.digest, ..Default::default() };
         Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) })))
     }
 }
@@ -48,8 +52,11 @@ async fn run(infra: &Infra, replicas: usize) -> Result<Duration> {
     };
     let bus = Bus::connect_now("bench", &options).await?;
     topology::setup(&bus, &Setup::default()).await?;
-    let postgres =
-        mecapy_store::Options { url: infra.postgres().await, max_connections: 32, ..Default::default() };
+    let postgres = mecapy_store::Options {
+        url: infra.postgres().await,
+        max_connections: 32,
+        ..Default::default()
+    };
     mecapy_store::migrate(&mecapy_store::connect(&postgres).await?).await?;
 
     let client = async_nats::ConnectOptions::with_user_and_password(account.user, account.password)
@@ -67,11 +74,17 @@ async fn run(infra: &Infra, replicas: usize) -> Result<Duration> {
         let pool = mecapy_store::connect(&postgres).await?;
         let outbox = Outbox::start(bus, pool, "bench", shutdown.clone());
         let options = ConsumerOptions { durable: topology::SCANNER, concurrency: CONCURRENCY };
-        let consumer = Consumer::new(options, Forward, outbox, Health::default().condition("bench"));
-        running.push(tokio::spawn(consumer.run::<BuildDone>(shutdown.clone(), CancellationToken::new())));
+        let consumer =
+            Consumer::new(options, Forward, outbox, Health::default().condition("bench"));
+        running.push(tokio::spawn(
+            consumer.run::<BuildDone>(shutdown.clone(), CancellationToken::new()),
+        ));
     }
     for _ in 0..EVENTS {
-        tokio::time::timeout(PATIENCE, sent.next()).await.context("no event came")?.context("disconnected")?;
+        tokio::time::timeout(PATIENCE, sent.next())
+            .await
+            .context("no event came")?
+            .context("disconnected")?;
     }
     let took = began.elapsed();
     shutdown.cancel();
@@ -89,7 +102,10 @@ async fn fill(jetstream: &jetstream::Context) -> Result<()> {
         let event = BuildDone {
             build_id: format!("00000000-0000-7000-8000-{number:012}"),
             function_id: 1,
-            image: format!("registry.example/mecapy/staging/user-a-func-1@sha256:{}", "0".repeat(64)),
+            image: format!(
+                "registry.example/mecapy/staging/user-a-func-1@sha256:{}",
+                "0".repeat(64)
+            ),
             digest: format!("sha256:{}", "0".repeat(64)),
             ..Default::default()
         };

@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const REQUIREMENTS: &str = "requests\n";
 
 fn code(edit: usize) -> String {
-    format!("import json\nimport requests\nwith open('/output.json', 'w') as file:\n    json.dump({edit}, file)\n")
+    format!(
+        "import json\nimport requests\nwith open('/output.json', 'w') as file:\n    json.dump({edit}, file)\n"
+    )
 }
 
 pub async fn measure() -> Result<Report> {
@@ -31,10 +33,12 @@ pub async fn measure() -> Result<Report> {
         let mut conn = system.pool.acquire().await?;
         mecapy_store::functions::ensure(&mut conn, &owner, "bench").await?
     };
-    let client =
-        async_nats::ConnectOptions::with_user_and_password(system.nats.user.clone(), system.nats.password.clone())
-            .connect(&system.nats.url)
-            .await?;
+    let client = async_nats::ConnectOptions::with_user_and_password(
+        system.nats.user.clone(),
+        system.nats.password.clone(),
+    )
+    .connect(&system.nats.url)
+    .await?;
     let producer = jetstream::new(client);
     let docker = Docker::new(&system.primary).await?;
 
@@ -52,7 +56,8 @@ pub async fn measure() -> Result<Report> {
     let mut report = Report::new("pipeline", RUNS);
     report.durations("ours", &our_times);
     report.durations("docker", &docker_times);
-    let ratio = percentile(&our_times, 50).as_secs_f64() / percentile(&docker_times, 50).as_secs_f64();
+    let ratio =
+        percentile(&our_times, 50).as_secs_f64() / percentile(&docker_times, 50).as_secs_f64();
     report.measure("ratio_docker", ratio);
     Ok(report)
 }
@@ -114,7 +119,9 @@ impl Docker {
         let write = |name: &str, text: &str| std::fs::write(docker.folder.path().join(name), text);
         write("requirements.txt", REQUIREMENTS)?;
         let mut certificates = String::new();
-        if let Some(bundle) = std::env::var_os("SSL_CERT_FILE").filter(|path| Path::new(path).is_file()) {
+        if let Some(bundle) =
+            std::env::var_os("SSL_CERT_FILE").filter(|path| Path::new(path).is_file())
+        {
             std::fs::copy(bundle, docker.folder.path().join("ca.crt"))?;
             certificates = "COPY ca.crt /tmp/ca.crt\nARG SSL_CERT_FILE=/tmp/ca.crt\n".to_owned();
         }
@@ -143,7 +150,11 @@ impl Docker {
     }
 
     async fn run(&self, arguments: &[&str]) -> Result<()> {
-        let done = Command::new("docker").args(arguments).env("DOCKER_CONFIG", self.config.path()).output().await?;
+        let done = Command::new("docker")
+            .args(arguments)
+            .env("DOCKER_CONFIG", self.config.path())
+            .output()
+            .await?;
         let problem = String::from_utf8_lossy(&done.stderr);
         ensure!(done.status.success(), "docker {}: {problem}", arguments[0]);
         Ok(())

@@ -25,7 +25,13 @@ struct Machine {
 
 impl Report {
     pub fn new(name: &'static str, runs: usize) -> Self {
-        Self { name, machine: Machine::here(), runs, measures: BTreeMap::new(), not_measured: BTreeMap::new() }
+        Self {
+            name,
+            machine: Machine::here(),
+            runs,
+            measures: BTreeMap::new(),
+            not_measured: BTreeMap::new(),
+        }
     }
 
     pub fn measure(&mut self, name: &str, value: f64) {
@@ -51,7 +57,10 @@ impl Report {
         }
         let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"));
         std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join(format!("{}.json", self.name)), serde_json::to_vec_pretty(&self)?)?;
+        std::fs::write(
+            folder.join(format!("{}.json", self.name)),
+            serde_json::to_vec_pretty(&self)?,
+        )?;
         Ok(())
     }
 }
@@ -61,7 +70,9 @@ impl Machine {
         let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kib: u64 = memory
             .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .find_map(|line| {
+                line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok()
+            })
             .unwrap_or_default();
         let engine = std::process::Command::new("docker")
             .args(["version", "--format", "{{.Server.Version}}"])

@@ -28,7 +28,8 @@ impl Backbone {
         let bus = Bus::connect(context.service, nats, context.health.condition("nats")).await?;
         let pool = mecapy_store::connect_lazy(postgres)?;
         tokio::spawn(watch_database(pool.clone(), context.health.condition("postgres")));
-        let outbox = Outbox::start(bus.clone(), pool.clone(), context.service, context.shutdown.clone());
+        let outbox =
+            Outbox::start(bus.clone(), pool.clone(), context.service, context.shutdown.clone());
         let live = Live::new(bus.clone());
         Ok(Self { bus, pool, outbox, live })
     }

@@ -33,7 +33,11 @@ pub struct Bus {
 
 impl Bus {
     /// Connects in the background, for as long as it takes; `condition` tells how it stands.
-    pub async fn connect(service: &str, options: &Options, condition: Condition) -> Result<Self, Error> {
+    pub async fn connect(
+        service: &str,
+        options: &Options,
+        condition: Condition,
+    ) -> Result<Self, Error> {
         let on_event = move |event: Event| {
             let condition = condition.clone();
             async move {
@@ -63,7 +67,8 @@ impl Bus {
 
     async fn finish(connect: ConnectOptions, options: &Options) -> Result<Self, Error> {
         let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
-        let client = connect.connect(servers).await.map_err(|error| Error::Connect(error.to_string()))?;
+        let client =
+            connect.connect(servers).await.map_err(|error| Error::Connect(error.to_string()))?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .ack_timeout(Duration::from_secs(5))

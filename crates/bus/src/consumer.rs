@@ -87,7 +87,8 @@ impl<H> Consumer<H> {
         Ok(())
     }
 
-    /// One pull: for as many messages as there are free slots, and at least one.
+    /// One pull: for as many messages as there are free slots. On a busy consumer a few slots are waited for,
+    /// so that a pull brings several messages.
     async fn pull<E>(
         &self,
         consumer: &PullConsumer,
@@ -99,28 +100,34 @@ impl<H> Consumer<H> {
         E: Event,
         H: Handler<E>,
     {
-        let lost = |cause: String| Error::jetstream(format!("consumer {}", self.options.durable.name), cause);
-        let first = Arc::clone(slots).acquire_owned().await.map_err(|error| lost(error.to_string()))?;
-        let mut permits = vec![first];
+        let lost = |cause: String| {
+            Error::jetstream(format!("consumer {}", self.options.durable.name), cause)
+        };
+        let few = u32::try_from(self.options.concurrency / 8).unwrap_or(1).max(1);
+        let mut permits = Arc::clone(slots)
+            .acquire_many_owned(few)
+            .await
+            .map_err(|error| lost(error.to_string()))?;
         while let Ok(permit) = Arc::clone(slots).try_acquire_owned() {
-            permits.push(permit);
+            permits.merge(permit);
         }
         // No heartbeat: with it, a message that comes during the wait is not returned.
         let mut messages = consumer
             .batch()
-            .max_messages(permits.len())
+            .max_messages(permits.num_permits())
             .expires(PULL_EXPIRES)
             .messages()
             .await
             .map_err(|error| lost(error.to_string()))?;
-        while let Some(permit) = permits.pop() {
+        while let Some(permit) = permits.split(1) {
             let next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next()).await;
             let message = match next {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => return Err(lost(error.to_string())),
                 Ok(None) | Err(_) => return Ok(()),
             };
-            let (durable, handler, outbox) = (self.options.durable, Arc::clone(&self.handler), self.outbox.clone());
+            let (durable, handler, outbox) =
+                (self.options.durable, Arc::clone(&self.handler), self.outbox.clone());
             let hand_back = hand_back.clone();
             running.spawn(async move {
                 delivery::process(message, durable, handler.as_ref(), &outbox, &hand_back).await;

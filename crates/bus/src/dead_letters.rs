@@ -28,7 +28,11 @@ pub(crate) struct Letter<'a> {
 }
 
 /// Keeps a message. Buried twice, it is there once: its place in its stream is its id.
-pub(crate) async fn bury(bus: &Bus, letter: &Letter<'_>, message: &jetstream::Message) -> Result<(), Error> {
+pub(crate) async fn bury(
+    bus: &Bus,
+    letter: &Letter<'_>,
+    message: &jetstream::Message,
+) -> Result<(), Error> {
     let mut headers = message.headers.clone().unwrap_or_default();
     let place = message.info().map_or_else(
         |_| message.subject.to_string(),
@@ -77,7 +81,9 @@ pub async fn list(bus: &Bus, after: u64, limit: usize) -> Result<Vec<DeadLetter>
         .jetstream
         .create_consumer_on_stream(
             consumer::pull::OrderedConfig {
-                deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+                deliver_policy: consumer::DeliverPolicy::ByStartSequence {
+                    start_sequence: after + 1,
+                },
                 ..Default::default()
             },
             DEAD_LETTERS,
@@ -89,14 +95,24 @@ pub async fn list(bus: &Bus, after: u64, limit: usize) -> Result<Vec<DeadLetter>
     if last <= after {
         return Ok(letters);
     }
-    let mut messages =
-        consumer.messages().await.map_err(|error| Error::jetstream("listing dead letters", error))?;
+    let mut messages = consumer
+        .messages()
+        .await
+        .map_err(|error| Error::jetstream("listing dead letters", error))?;
     while letters.len() < limit {
         // The last one may have been dropped meanwhile: then nothing more comes.
-        let Ok(Some(next)) = tokio::time::timeout(Duration::from_secs(2), messages.next()).await else { break };
+        let Ok(Some(next)) = tokio::time::timeout(Duration::from_secs(2), messages.next()).await
+        else {
+            break;
+        };
         let message = next.map_err(|error| Error::jetstream("listing dead letters", error))?;
         let id = message.info().map(|info| info.stream_sequence).unwrap_or_default();
-        letters.push(letter(id, message.headers.as_ref(), &message.payload, message.info().ok().map(|i| i.published.to_string())));
+        letters.push(letter(
+            id,
+            message.headers.as_ref(),
+            &message.payload,
+            message.info().ok().map(|info| rfc3339(info.published.unix_timestamp())),
+        ));
         if id >= last {
             break;
         }
@@ -107,7 +123,12 @@ pub async fn list(bus: &Bus, after: u64, limit: usize) -> Result<Vec<DeadLetter>
 /// One dead letter; none if it is not there.
 pub async fn get(bus: &Bus, id: u64) -> Result<Option<DeadLetter>, Error> {
     Ok(raw(bus, id).await?.map(|message| {
-        letter(id, Some(&message.headers), &message.payload, Some(message.time.to_string()))
+        letter(
+            id,
+            Some(&message.headers),
+            &message.payload,
+            Some(rfc3339(message.time.unix_timestamp())),
+        )
     }))
 }
 
@@ -141,7 +162,11 @@ pub async fn drop_letter(bus: &Bus, id: u64) -> Result<bool, Error> {
     if raw(bus, id).await?.is_none() {
         return Ok(false);
     }
-    stream(bus).await?.delete_message(id).await.map_err(|error| Error::jetstream("dropping a dead letter", error))
+    stream(bus)
+        .await?
+        .delete_message(id)
+        .await
+        .map_err(|error| Error::jetstream("dropping a dead letter", error))
 }
 
 /// How many there are.
@@ -150,7 +175,10 @@ pub async fn count(bus: &Bus) -> Result<u64, Error> {
 }
 
 async fn stream(bus: &Bus) -> Result<stream::Stream, Error> {
-    bus.jetstream.get_stream(DEAD_LETTERS).await.map_err(|_| Error::NotSetUp(format!("stream {DEAD_LETTERS}")))
+    bus.jetstream
+        .get_stream(DEAD_LETTERS)
+        .await
+        .map_err(|_| Error::NotSetUp(format!("stream {DEAD_LETTERS}")))
 }
 
 async fn raw(bus: &Bus, id: u64) -> Result<Option<jetstream::message::StreamMessage>, Error> {
@@ -159,6 +187,10 @@ async fn raw(bus: &Bus, id: u64) -> Result<Option<jetstream::message::StreamMess
         Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(Error::jetstream("reading a dead letter", error)),
     }
+}
+
+fn rfc3339(unix_seconds: i64) -> String {
+    chrono::DateTime::from_timestamp(unix_seconds, 0).map(|at| at.to_rfc3339()).unwrap_or_default()
 }
 
 fn letter(id: u64, headers: Option<&HeaderMap>, body: &Bytes, at: Option<String>) -> DeadLetter {
@@ -190,6 +222,16 @@ fn readable(subject: &str, body: &[u8]) -> serde_json::Value {
     debug_assert!(subject.is_empty() || SUBJECTS.contains(&subject));
     serde_json::from_slice(body)
         .ok()
-        .or_else(|| by_subject!(BuildRequested, BuildDone, ScanDone, TaskDispatch, BaseRequested, MirrorRequested, CleanupRequested))
+        .or_else(|| {
+            by_subject!(
+                BuildRequested,
+                BuildDone,
+                ScanDone,
+                TaskDispatch,
+                BaseRequested,
+                MirrorRequested,
+                CleanupRequested
+            )
+        })
         .unwrap_or_else(|| serde_json::Value::String(String::from_utf8_lossy(body).into_owned()))
 }

@@ -11,7 +11,10 @@ use tracing::{Instrument as _, Span};
 
 use crate::envelope::{self, TRACEPARENT};
 use crate::topology::{ACK_WAIT, Durable, MAX_DELIVERIES};
-use crate::{Delivery, Handler, HandlerError, Outbox, Outcome, dead_letters, metric_definitions as metrics, trace};
+use crate::{
+    Delivery, Handler, HandlerError, Outbox, Outcome, dead_letters, metric_definitions as metrics,
+    trace,
+};
 
 /// How the handling ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,11 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run<E: Event>(&self, handler: &impl Handler<E>) -> Ended {
-        let event: E = match envelope::read(self.message.headers.as_ref(), &self.message.payload, Utc::now()) {
+        let event: E = match envelope::read(
+            self.message.headers.as_ref(),
+            &self.message.payload,
+            Utc::now(),
+        ) {
             Ok(event) => event,
             Err(unreadable) => return self.bury("unreadable", &unreadable.to_string()).await,
         };
@@ -100,7 +107,9 @@ impl Attempt<'_> {
                 ended
             }
             Err(HandlerError::Permanent(reason)) => self.bury("permanent", &reason).await,
-            Err(error) if self.count >= MAX_DELIVERIES => self.bury("exhausted", &error.to_string()).await,
+            Err(error) if self.count >= MAX_DELIVERIES => {
+                self.bury("exhausted", &error.to_string()).await
+            }
             Err(error) => {
                 let delay = backoff(self.count);
                 tracing::warn!(
@@ -126,24 +135,30 @@ impl Attempt<'_> {
         if inbox::contains(self.outbox.pool(), self.durable.name, message_id).await? {
             return Ok(Ended::Duplicate);
         }
-        let delivery =
-            Delivery { message_id: message_id.to_owned(), count: self.count, hand_back: self.hand_back.clone() };
+        let delivery = Delivery {
+            message_id: message_id.to_owned(),
+            count: self.count,
+            hand_back: self.hand_back.clone(),
+        };
         let outcome = handler.handle(event, &delivery).await?;
         self.commit(outcome, message_id).await
     }
 
     /// Inbox, state and outbox in one transaction; then the messages go out.
     async fn commit(&self, outcome: Outcome, message_id: &str) -> Result<Ended, HandlerError> {
-        let mut transaction = self.outbox.pool().begin().await.map_err(mecapy_store::Error::from)?;
-        if !inbox::insert(&mut transaction, self.durable.name, message_id).await? {
-            return Ok(Ended::Duplicate);
-        }
+        let mut transaction =
+            self.outbox.pool().begin().await.map_err(mecapy_store::Error::from)?;
         let outgoing = outcome.apply(&mut transaction).await?;
-        let written = self
+        let traceparent = self.traceparent.as_deref();
+        let consumer = self.durable.name;
+        let Some(written) = self
             .outbox
-            .write_in_trace(&mut transaction, outgoing, self.traceparent.as_deref())
-            .await
-            .map_err(HandlerError::transient)?;
+            .record(&mut transaction, consumer, message_id, outgoing, traceparent)
+            .await?
+        else {
+            // Dropping the transaction takes the effect back.
+            return Ok(Ended::Duplicate);
+        };
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         self.outbox.send(written).await;
         Ok(Ended::Handled)
@@ -169,7 +184,12 @@ impl Attempt<'_> {
         match dead_letters::bury(self.outbox.bus(), &letter, self.message).await {
             Ok(()) => {
                 metrics::dead_letters(self.durable.name, kind).increment(1);
-                tracing::error!(reason, delivery = self.count, "{} is a dead letter", self.durable.subject);
+                tracing::error!(
+                    reason,
+                    delivery = self.count,
+                    "{} is a dead letter",
+                    self.durable.subject
+                );
                 self.ack(AckKind::Term).await;
                 Ended::DeadLettered
             }
@@ -213,7 +233,10 @@ mod tests {
         assert!(backoff(1) < Duration::from_secs(1));
         for deliveries in 1..100 {
             let delay = backoff(deliveries);
-            assert!(delay >= Duration::from_millis(430) && delay < Duration::from_secs(34), "{delay:?}");
+            assert!(
+                delay >= Duration::from_millis(430) && delay < Duration::from_secs(34),
+                "{delay:?}"
+            );
         }
         assert!(backoff(7) > Duration::from_secs(20));
     }

@@ -55,29 +55,36 @@ pub(crate) fn get<'h>(headers: Option<&'h HeaderMap>, name: &str) -> Option<&'h 
 }
 
 /// Reads an event. Headers may be missing (`nats pub` by hand); those that are there must be right.
-pub(crate) fn read<E: Event>(headers: Option<&HeaderMap>, body: &[u8], now: DateTime<Utc>) -> Result<E, Unreadable> {
-    if let Some(version) = get(headers, "ce-specversion").filter(|version| *version != SPEC_VERSION) {
+pub(crate) fn read<E: Event>(
+    headers: Option<&HeaderMap>,
+    body: &[u8],
+    now: DateTime<Utc>,
+) -> Result<E, Unreadable> {
+    if let Some(version) = get(headers, "ce-specversion").filter(|version| *version != SPEC_VERSION)
+    {
         return Err(Unreadable::SpecVersion(version.to_owned()));
     }
     if let Some(given) = get(headers, "ce-type").filter(|given| *given != E::SUBJECT) {
         return Err(Unreadable::Type { given: given.to_owned(), subject: E::SUBJECT });
     }
     if let Some(time) = get(headers, "ce-time") {
-        let at = DateTime::parse_from_rfc3339(time).map_err(|_| Unreadable::Time(time.to_owned()))?;
+        let at =
+            DateTime::parse_from_rfc3339(time).map_err(|_| Unreadable::Time(time.to_owned()))?;
         if at.with_timezone(&Utc) > now + CLOCK_SKEW {
             return Err(Unreadable::Future(time.to_owned()));
         }
     }
     let type_name = E::SUBJECT;
-    match get(headers, CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or_default().trim()) {
-        Some(PROTOBUF) => {
-            E::decode(body).map_err(|error| Unreadable::Protobuf { type_name, cause: error.to_string() })
-        }
+    match get(headers, CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or_default().trim())
+    {
+        Some(PROTOBUF) => E::decode(body)
+            .map_err(|error| Unreadable::Protobuf { type_name, cause: error.to_string() }),
         Some(JSON) => json(body),
         Some(other) => Err(Unreadable::ContentType(other.to_owned())),
         // By hand, without headers: no protobuf message of ours begins with a brace.
         None if body.trim_ascii_start().first() == Some(&b'{') => json(body),
-        None => E::decode(body).map_err(|error| Unreadable::Protobuf { type_name, cause: error.to_string() }),
+        None => E::decode(body)
+            .map_err(|error| Unreadable::Protobuf { type_name, cause: error.to_string() }),
     }
 }
 
@@ -109,7 +116,10 @@ mod tests {
     fn what_is_written_is_read() {
         assert_eq!(read_with(&[], &event().encode_to_vec()), Ok(event()));
         let json = serde_json::to_vec(&event()).unwrap();
-        assert_eq!(read_with(&[("content-type", "application/json; charset=utf-8")], &json), Ok(event()));
+        assert_eq!(
+            read_with(&[("content-type", "application/json; charset=utf-8")], &json),
+            Ok(event())
+        );
         assert_eq!(read(None, &json, Utc::now()), Ok(event()));
         assert_eq!(read(None, &event().encode_to_vec(), Utc::now()), Ok(event()));
     }
@@ -118,11 +128,26 @@ mod tests {
     fn what_cannot_be_read_says_why() {
         let body = event().encode_to_vec();
         assert!(matches!(read_with(&[], b"\xff\xff"), Err(Unreadable::Protobuf { .. })));
-        assert!(matches!(read_with(&[("content-type", "application/json")], b"{"), Err(Unreadable::Json { .. })));
-        assert!(matches!(read_with(&[("content-type", "text/plain")], &body), Err(Unreadable::ContentType(_))));
-        assert!(matches!(read_with(&[("ce-specversion", "2.0")], &body), Err(Unreadable::SpecVersion(_))));
-        assert!(matches!(read_with(&[("ce-type", "push.done")], &body), Err(Unreadable::Type { .. })));
-        assert!(matches!(read_with(&[("ce-time", "2999-01-01T00:00:00Z")], &body), Err(Unreadable::Future(_))));
+        assert!(matches!(
+            read_with(&[("content-type", "application/json")], b"{"),
+            Err(Unreadable::Json { .. })
+        ));
+        assert!(matches!(
+            read_with(&[("content-type", "text/plain")], &body),
+            Err(Unreadable::ContentType(_))
+        ));
+        assert!(matches!(
+            read_with(&[("ce-specversion", "2.0")], &body),
+            Err(Unreadable::SpecVersion(_))
+        ));
+        assert!(matches!(
+            read_with(&[("ce-type", "push.done")], &body),
+            Err(Unreadable::Type { .. })
+        ));
+        assert!(matches!(
+            read_with(&[("ce-time", "2999-01-01T00:00:00Z")], &body),
+            Err(Unreadable::Future(_))
+        ));
         assert!(matches!(read_with(&[("ce-time", "yesterday")], &body), Err(Unreadable::Time(_))));
     }
 }

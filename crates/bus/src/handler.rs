@@ -15,7 +15,11 @@ pub trait Handler<E: Event>: Send + Sync + 'static {
     /// Does the outside work, which must bear being done twice, and returns what to write.
     ///
     /// It is called again for the same event as long as its outcome isn't committed.
-    fn handle(&self, event: E, delivery: &Delivery) -> impl Future<Output = Result<Outcome, HandlerError>> + Send;
+    fn handle(
+        &self,
+        event: E,
+        delivery: &Delivery,
+    ) -> impl Future<Output = Result<Outcome, HandlerError>> + Send;
 }
 
 /// What is known of a message besides its event.
@@ -103,8 +107,9 @@ impl Outgoing {
 type Effect = Box<
     dyn for<'c> FnOnce(
             &'c mut PgConnection,
-        ) -> Pin<Box<dyn Future<Output = Result<Outgoing, mecapy_store::Error>> + Send + 'c>>
-        + Send,
+        ) -> Pin<
+            Box<dyn Future<Output = Result<Outgoing, mecapy_store::Error>> + Send + 'c>,
+        > + Send,
 >;
 
 /// What a handled event changes: part of one transaction with the inbox and the outbox.
@@ -127,14 +132,18 @@ impl Outcome {
     where
         F: for<'c> FnOnce(
                 &'c mut PgConnection,
-            ) -> Pin<Box<dyn Future<Output = Result<Outgoing, mecapy_store::Error>> + Send + 'c>>
-            + Send
+            ) -> Pin<
+                Box<dyn Future<Output = Result<Outgoing, mecapy_store::Error>> + Send + 'c>,
+            > + Send
             + 'static,
     {
         Self(Box::new(effect))
     }
 
-    pub(crate) async fn apply(self, conn: &mut PgConnection) -> Result<Outgoing, mecapy_store::Error> {
+    pub(crate) async fn apply(
+        self,
+        conn: &mut PgConnection,
+    ) -> Result<Outgoing, mecapy_store::Error> {
         (self.0)(conn).await
     }
 }

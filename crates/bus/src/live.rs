@@ -34,11 +34,16 @@ impl Live {
 
     /// The subjects of events as they pass by, with the id of what they are about. Some may be missed:
     /// a hint to look, not the truth.
-    pub async fn events(&self) -> Result<impl Stream<Item = (String, String)> + Send + use<>, crate::Error> {
+    pub async fn events(
+        &self,
+    ) -> Result<impl Stream<Item = (String, String)> + Send + use<>, crate::Error> {
         let subscribe = |subject: &'static str| {
             let client = self.bus.client.clone();
             async move {
-                client.subscribe(subject).await.map_err(|error| crate::Error::jetstream(subject, error))
+                client
+                    .subscribe(subject)
+                    .await
+                    .map_err(|error| crate::Error::jetstream(subject, error))
             }
         };
         let (builds, scans, pushes, tasks) = (
@@ -52,7 +57,8 @@ impl Live {
             futures::stream::select(pushes, tasks),
         );
         Ok(all.map(|message| {
-            let entity = crate::envelope::get(message.headers.as_ref(), "ce-subject").unwrap_or_default();
+            let entity =
+                crate::envelope::get(message.headers.as_ref(), "ce-subject").unwrap_or_default();
             // task.done has the attempt after the task's id.
             let entity = entity.split('/').next().unwrap_or_default().to_owned();
             (message.subject.to_string(), entity)
@@ -60,7 +66,9 @@ impl Live {
     }
 
     /// Ids of tasks that are to be cancelled, as they come.
-    pub async fn cancelled_tasks(&self) -> Result<impl Stream<Item = TaskId> + Send + use<>, crate::Error> {
+    pub async fn cancelled_tasks(
+        &self,
+    ) -> Result<impl Stream<Item = TaskId> + Send + use<>, crate::Error> {
         let subscriber = self
             .bus
             .client
@@ -86,7 +94,9 @@ impl LiveLines {
     }
 
     /// The text as it comes.
-    pub async fn subscribe(&self) -> Result<impl Stream<Item = String> + Send + use<>, crate::Error> {
+    pub async fn subscribe(
+        &self,
+    ) -> Result<impl Stream<Item = String> + Send + use<>, crate::Error> {
         let subscriber = self
             .bus
             .client

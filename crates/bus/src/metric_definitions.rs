@@ -19,7 +19,8 @@ pub(crate) fn dead_letters(consumer: &str, reason: &'static str) -> Counter {
 
 /// From a message's arrival to its ack.
 pub(crate) fn handled(consumer: &str, took: Duration) {
-    histogram!("mecapy_stage_duration_seconds", "consumer" => consumer.to_owned()).record(took.as_secs_f64());
+    histogram!("mecapy_stage_duration_seconds", "consumer" => consumer.to_owned())
+        .record(took.as_secs_f64());
 }
 
 pub(crate) fn in_flight(consumer: &str) -> Gauge {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mecapy_store::outbox::Message;
-use mecapy_store::{PgConnection, PgPool, outbox};
+use mecapy_store::{PgConnection, PgPool, inbox, outbox};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,12 @@ pub struct Written(Vec<(i64, Message)>);
 
 impl Outbox {
     /// Starts the relay too; it ends with `shutdown`.
-    pub fn start(bus: Bus, pool: PgPool, service: &'static str, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        bus: Bus,
+        pool: PgPool,
+        service: &'static str,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (sent, receiver) = mpsc::unbounded_channel();
         let this = Self(Arc::new(Inner { bus: bus.clone(), pool: pool.clone(), service, sent }));
         tokio::spawn(forget_sent(pool.clone(), receiver));
@@ -56,24 +61,29 @@ impl Outbox {
         self.0.service
     }
 
-    /// Writes messages as part of a transaction.
-    pub async fn write(&self, conn: &mut PgConnection, outgoing: Outgoing) -> Result<Written, Error> {
-        self.write_in_trace(conn, outgoing, None).await
-    }
-
-    pub(crate) async fn write_in_trace(
+    /// Writes messages as part of a transaction that no message caused.
+    pub async fn write(
         &self,
         conn: &mut PgConnection,
         outgoing: Outgoing,
-        otherwise: Option<&str>,
     ) -> Result<Written, Error> {
-        let traceparent = trace::traceparent(&tracing::Span::current(), otherwise);
-        let mut messages = outgoing.into_messages();
-        for message in &mut messages {
-            message.traceparent.clone_from(&traceparent);
-        }
+        let messages = in_trace(outgoing, None);
         let ids = outbox::insert(conn, self.0.service, &messages).await?;
         Ok(Written(ids.into_iter().zip(messages).collect()))
+    }
+
+    /// Marks a message handled, and writes what it sends. None: it was handled already.
+    pub(crate) async fn record(
+        &self,
+        conn: &mut PgConnection,
+        consumer: &str,
+        message_id: &str,
+        outgoing: Outgoing,
+        traceparent: Option<&str>,
+    ) -> Result<Option<Written>, mecapy_store::Error> {
+        let messages = in_trace(outgoing, traceparent);
+        let ids = inbox::record(conn, consumer, message_id, self.0.service, &messages).await?;
+        Ok(ids.map(|ids| Written(ids.into_iter().zip(messages).collect())))
     }
 
     /// Sends them, after the commit. What can't be sent now, the relay sends.
@@ -83,10 +93,22 @@ impl Outbox {
                 Ok(()) => {
                     let _ = self.0.sent.send(id);
                 }
-                Err(error) => tracing::warn!(%error, subject = message.subject, "left to the outbox relay"),
+                Err(error) => {
+                    tracing::warn!(%error, subject = message.subject, "left to the outbox relay")
+                }
             }
         }
     }
+}
+
+/// The messages in the current span's trace, or in `otherwise` where spans are not recorded.
+fn in_trace(outgoing: Outgoing, otherwise: Option<&str>) -> Vec<Message> {
+    let traceparent = trace::traceparent(&tracing::Span::current(), otherwise);
+    let mut messages = outgoing.into_messages();
+    for message in &mut messages {
+        message.traceparent.clone_from(&traceparent);
+    }
+    messages
 }
 
 async fn forget_sent(pool: PgPool, mut sent: mpsc::UnboundedReceiver<i64>) {
@@ -111,25 +133,37 @@ async fn relay(bus: Bus, pool: PgPool, service: &'static str, shutdown: Cancella
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RELAY_EVERY) => {}
         }
+        // A subject that is refused (its stream is full) must not hold up the others.
+        let mut blocked = Vec::new();
         loop {
-            match relay_once(&bus, &pool, service).await {
-                Ok(sent) if sent == RELAY_BATCH as usize => continue,
+            match relay_once(&bus, &pool, service, &mut blocked).await {
+                Ok(0) => break,
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "the outbox waits"),
+                Err(error) => {
+                    tracing::debug!(%error, "the outbox waits");
+                    break;
+                }
             }
-            break;
         }
     }
 }
 
-/// Sends a batch of overdue rows. Their lock keeps other replicas off them.
-async fn relay_once(bus: &Bus, pool: &PgPool, service: &'static str) -> Result<usize, Error> {
-    let mut transaction = pool.begin().await.map_err(mecapy_store::Error::from)?;
-    let rows = outbox::overdue(&mut transaction, service, OVERDUE_AFTER, RELAY_BATCH).await?;
+/// Sends a batch of overdue rows, and says how many there were. Their lock keeps other replicas off them.
+async fn relay_once(
+    bus: &Bus,
+    pool: &PgPool,
+    service: &'static str,
+    blocked: &mut Vec<String>,
+) -> Result<usize, mecapy_store::Error> {
+    let mut transaction = pool.begin().await?;
+    let rows =
+        outbox::overdue(&mut transaction, service, OVERDUE_AFTER, blocked, RELAY_BATCH).await?;
     metrics::outbox_overdue().set(rows.len() as f64);
     let mut sent = Vec::with_capacity(rows.len());
-    let mut problem = None;
     for row in &rows {
+        if blocked.contains(&row.subject) {
+            continue;
+        }
         let message = Message {
             subject: row.subject.clone(),
             message_id: row.message_id.clone(),
@@ -139,15 +173,12 @@ async fn relay_once(bus: &Bus, pool: &PgPool, service: &'static str) -> Result<u
         match publisher::publish(bus, service, &message).await {
             Ok(()) => sent.push(row.id),
             Err(error) => {
-                problem = Some(error);
-                break;
+                tracing::warn!(%error, subject = row.subject, "the outbox can't send this subject yet");
+                blocked.push(row.subject.clone());
             }
         }
     }
     outbox::delete(&mut transaction, &sent).await?;
-    transaction.commit().await.map_err(mecapy_store::Error::from)?;
-    match problem {
-        Some(error) => Err(error),
-        None => Ok(sent.len()),
-    }
+    transaction.commit().await?;
+    Ok(rows.len())
 }

@@ -35,7 +35,11 @@ pub(crate) async fn publish(bus: &Bus, service: &str, message: &Message) -> Resu
     async {
         let send = async {
             bus.jetstream
-                .publish_with_headers(subject.to_owned(), headers, Bytes::copy_from_slice(&message.payload))
+                .publish_with_headers(
+                    subject.to_owned(),
+                    headers,
+                    Bytes::copy_from_slice(&message.payload),
+                )
                 .await?
                 .await
         };

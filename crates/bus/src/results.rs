@@ -40,11 +40,19 @@ impl Results {
             return Ok(());
         }
         let key = task.to_string();
-        self.store().await?.put(key, result).await.map_err(|error| Error::jetstream(TASK_RESULTS, error))?;
+        self.store()
+            .await?
+            .put(key, result)
+            .await
+            .map_err(|error| Error::jetstream(TASK_RESULTS, error))?;
         Ok(())
     }
 
     pub async fn get(&self, task: TaskId) -> Result<Option<Bytes>, Error> {
-        self.store().await?.get(task.to_string()).await.map_err(|error| Error::jetstream(TASK_RESULTS, error))
+        self.store()
+            .await?
+            .get(task.to_string())
+            .await
+            .map_err(|error| Error::jetstream(TASK_RESULTS, error))
     }
 }

@@ -34,10 +34,14 @@ pub struct Durable {
     pub subject: &'static str,
 }
 
-pub const BUILDER: Durable = Durable { name: "builder", stream: PIPELINE, subject: v1::BuildRequested::SUBJECT };
-pub const SCANNER: Durable = Durable { name: "scanner", stream: PIPELINE, subject: v1::BuildDone::SUBJECT };
-pub const PUBLISHER: Durable = Durable { name: "publisher", stream: PIPELINE, subject: v1::ScanDone::SUBJECT };
-pub const WORKER: Durable = Durable { name: "worker", stream: TASKS, subject: v1::TaskDispatch::SUBJECT };
+pub const BUILDER: Durable =
+    Durable { name: "builder", stream: PIPELINE, subject: v1::BuildRequested::SUBJECT };
+pub const SCANNER: Durable =
+    Durable { name: "scanner", stream: PIPELINE, subject: v1::BuildDone::SUBJECT };
+pub const PUBLISHER: Durable =
+    Durable { name: "publisher", stream: PIPELINE, subject: v1::ScanDone::SUBJECT };
+pub const WORKER: Durable =
+    Durable { name: "worker", stream: TASKS, subject: v1::TaskDispatch::SUBJECT };
 
 pub const DURABLES: &[Durable] = &[BUILDER, SCANNER, PUBLISHER, WORKER];
 
@@ -131,11 +135,13 @@ fn consumer_config(durable: Durable) -> consumer::pull::Config {
 }
 
 /// The consumer, or that setup has not run.
-pub(crate) async fn bind(bus: &Bus, durable: Durable) -> Result<jetstream::consumer::PullConsumer, Error> {
-    bus.jetstream
-        .get_consumer_from_stream(durable.name, durable.stream)
-        .await
-        .map_err(|_| Error::NotSetUp(format!("consumer {} of stream {}", durable.name, durable.stream)))
+pub(crate) async fn bind(
+    bus: &Bus,
+    durable: Durable,
+) -> Result<jetstream::consumer::PullConsumer, Error> {
+    bus.jetstream.get_consumer_from_stream(durable.name, durable.stream).await.map_err(|_| {
+        Error::NotSetUp(format!("consumer {} of stream {}", durable.name, durable.stream))
+    })
 }
 
 /// How many messages wait for each consumer, and how many are out with it.

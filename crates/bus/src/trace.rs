@@ -30,6 +30,8 @@ pub(crate) fn traceparent(span: &Span, otherwise: Option<&str>) -> Option<String
         return otherwise.map(str::to_owned);
     }
     let mut carrier = HashMap::new();
-    opentelemetry::global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut carrier));
+    opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.inject_context(&context, &mut carrier)
+    });
     carrier.remove(TRACEPARENT)
 }

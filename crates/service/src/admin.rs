@@ -33,11 +33,17 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin) -> std::io::Resul
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     let missing = admin.health.missing();
     if admin.shutdown.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "ready": false, "stopping": true })))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(serde_json::json!({ "ready": false, "stopping": true })),
+        )
     } else if missing.is_empty() {
         (StatusCode::OK, Json(serde_json::json!({ "ready": true })))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "ready": false, "waiting_for": missing })))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(serde_json::json!({ "ready": false, "waiting_for": missing })),
+        )
     }
 }
 
@@ -48,7 +54,11 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
 
 /// Asks a service of this machine whether it is ready: what a container's health check runs.
 pub(crate) async fn probe(listen: SocketAddr) -> Result<(), String> {
-    let host = if listen.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], listen.port())) } else { listen };
+    let host = if listen.ip().is_unspecified() {
+        SocketAddr::from(([127, 0, 0, 1], listen.port()))
+    } else {
+        listen
+    };
     let ask = async {
         let mut stream = TcpStream::connect(host).await?;
         stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;

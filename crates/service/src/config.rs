@@ -15,8 +15,22 @@ use serde::de::DeserializeOwned;
 /// Every section that some service reads. One file serves all of them, so a section that belongs to another
 /// service is fine, and one that belongs to none is a slip of the pen.
 const SECTIONS: &[&str] = &[
-    "admin", "telemetry", "shutdown", "nats", "bus", "postgres", "s3", "registries", "docker", "gateway", "builder",
-    "scanner", "publisher", "worker", "mirror", "janitor",
+    "admin",
+    "telemetry",
+    "shutdown",
+    "nats",
+    "bus",
+    "postgres",
+    "s3",
+    "registries",
+    "docker",
+    "gateway",
+    "builder",
+    "scanner",
+    "publisher",
+    "worker",
+    "mirror",
+    "janitor",
 ];
 
 /// A service's configuration.
@@ -51,11 +65,16 @@ pub fn load<C: Config>(file: Option<&Path>) -> Result<C, ConfigError> {
 }
 
 /// Reads any type the way services read theirs: for the CLI, which has no service of its own.
-pub fn check<C: Serialize + DeserializeOwned + Default>(file: Option<&Path>) -> Result<C, ConfigError> {
+pub fn check<C: Serialize + DeserializeOwned + Default>(
+    file: Option<&Path>,
+) -> Result<C, ConfigError> {
     let mut figment = Figment::new();
     if let Some(path) = file {
         if !path.is_file() {
-            return Err(ConfigError::File { path: path.to_owned(), problem: "no such file".to_owned() });
+            return Err(ConfigError::File {
+                path: path.to_owned(),
+                problem: "no such file".to_owned(),
+            });
         }
         figment = figment.merge(Toml::file_exact(path));
     }
@@ -65,7 +84,10 @@ pub fn check<C: Serialize + DeserializeOwned + Default>(file: Option<&Path>) -> 
 
     let given: BTreeMap<String, Value> = figment.extract().map_err(|error| explain(&error))?;
     if let Some(section) = given.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
-        return Err(ConfigError::key(section, format!("no such section; there are {}", SECTIONS.join(", "))));
+        return Err(ConfigError::key(
+            section,
+            format!("no such section; there are {}", SECTIONS.join(", ")),
+        ));
     }
     let mut given: Dict = given.into_iter().collect();
     read_files(&mut given, "")?;
@@ -160,10 +182,17 @@ mod tests {
 
     #[test]
     fn an_error_names_the_key() {
-        assert!(problem("[nats]\nurl = 5\n").starts_with("nats.url: "), "{}", problem("[nats]\nurl = 5\n"));
+        assert!(
+            problem("[nats]\nurl = 5\n").starts_with("nats.url: "),
+            "{}",
+            problem("[nats]\nurl = 5\n")
+        );
         assert!(problem("[nats]\nurls = 'x'\n").contains("urls"));
         assert!(problem("[natz]\n").starts_with("natz: no such section"));
-        assert!(problem("[nats]\npassword_file = '/does/not/exist'\n").starts_with("nats.password_file: "));
+        assert!(
+            problem("[nats]\npassword_file = '/does/not/exist'\n")
+                .starts_with("nats.password_file: ")
+        );
     }
 
     #[test]

@@ -51,7 +51,9 @@ impl Condition {
         }
         match state {
             Ok(()) => tracing::info!(condition = self.name, "{} is there", self.name),
-            Err(reason) => tracing::warn!(condition = self.name, reason, "waiting for {}", self.name),
+            Err(reason) => {
+                tracing::warn!(condition = self.name, reason, "waiting for {}", self.name)
+            }
         }
     }
 }
@@ -67,7 +69,10 @@ mod tests {
         let postgres = health.condition("postgres");
         nats.met();
         postgres.missing("connection refused");
-        assert_eq!(health.missing(), BTreeMap::from([("postgres", "connection refused".to_owned())]));
+        assert_eq!(
+            health.missing(),
+            BTreeMap::from([("postgres", "connection refused".to_owned())])
+        );
         postgres.met();
         assert!(health.missing().is_empty());
     }

@@ -143,7 +143,11 @@ where
     let listener = match TcpListener::bind(options.admin.listen).await {
         Ok(listener) => listener,
         Err(error) => {
-            return complain(service, &format!("admin.listen: {}: {error}", options.admin.listen), EXIT_CONFIG);
+            return complain(
+                service,
+                &format!("admin.listen: {}: {error}", options.admin.listen),
+                EXIT_CONFIG,
+            );
         }
     };
     let context = Context {
@@ -196,7 +200,8 @@ async fn until_stopped<T>(
 }
 
 async fn stop_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };
@@ -217,7 +222,9 @@ async fn finish(
             ExitCode::SUCCESS
         }
         None => {
-            tracing::warn!("{service} has stopped before its work was done; it comes again elsewhere");
+            tracing::warn!(
+                "{service} has stopped before its work was done; it comes again elsewhere"
+            );
             ExitCode::SUCCESS
         }
         Some(Err(error)) => {

@@ -34,6 +34,7 @@ impl fmt::Display for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
+        // One that is not set is shown as such, and stays so where defaults are read back.
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "***" })
     }
 }

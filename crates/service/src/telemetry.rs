@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -16,7 +16,8 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// Seconds. From a hit in a cache (1 ms) to the limit of a build (300 s).
 const DURATION_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0,
 ];
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,7 +60,11 @@ pub fn install_tls() {
 }
 
 /// Must run inside the runtime: the exporter needs it.
-pub(crate) fn init(service: &'static str, replica: &str, options: &Options) -> Result<Telemetry, Error> {
+pub(crate) fn init(
+    service: &'static str,
+    replica: &str,
+    options: &Options,
+) -> Result<Telemetry, Error> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let filter = EnvFilter::try_new(&options.log)?;
     let tracer = match &options.otlp_endpoint {
@@ -71,7 +76,8 @@ pub(crate) fn init(service: &'static str, replica: &str, options: &Options) -> R
                 .with_attribute(KeyValue::new("service.instance.id", replica.to_owned()))
                 .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
                 .build();
-            let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.sample_ratio)));
+            let sampler =
+                Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.sample_ratio)));
             Some(
                 SdkTracerProvider::builder()
                     .with_batch_exporter(exporter)
@@ -84,9 +90,9 @@ pub(crate) fn init(service: &'static str, replica: &str, options: &Options) -> R
     };
     // The exporter's own traffic makes no spans.
     let spans = tracer.as_ref().map(|tracer| {
-        tracing_opentelemetry::layer()
-            .with_tracer(tracer.tracer("mecapy"))
-            .with_filter(EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off"))
+        tracing_opentelemetry::layer().with_tracer(tracer.tracer("mecapy")).with_filter(
+            EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off"),
+        )
     });
     let logs = tracing_subscriber::fmt::layer()
         .json()

@@ -44,8 +44,10 @@ impl Build {
     }
 
     pub fn function_id(&self) -> Result<FunctionId, Error> {
-        FunctionId::new(self.function_id)
-            .map_err(|_| Error::Unknown { column: "builds.function_id", value: self.function_id.to_string() })
+        FunctionId::new(self.function_id).map_err(|_| Error::Unknown {
+            column: "builds.function_id",
+            value: self.function_id.to_string(),
+        })
     }
 
     pub fn failure(&self) -> Option<StoredFailure> {
@@ -60,12 +62,14 @@ pub async fn create(
     function: FunctionId,
     version: u32,
 ) -> Result<bool, Error> {
-    let done = sqlx::query("insert into builds (id, function_id, version) values ($1, $2, $3) on conflict do nothing")
-        .bind(id.uuid())
-        .bind(function.get())
-        .bind(i64::from(version))
-        .execute(conn)
-        .await?;
+    let done = sqlx::query(
+        "insert into builds (id, function_id, version) values ($1, $2, $3) on conflict do nothing",
+    )
+    .bind(id.uuid())
+    .bind(function.get())
+    .bind(i64::from(version))
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -87,7 +91,11 @@ pub async fn newest(pool: &PgPool, function: FunctionId) -> Result<Option<Build>
 }
 
 /// Whether a version newer than this one is ready already.
-pub async fn newer_is_ready(pool: &PgPool, function: FunctionId, version: u32) -> Result<bool, Error> {
+pub async fn newer_is_ready(
+    pool: &PgPool,
+    function: FunctionId,
+    version: u32,
+) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "select exists (select 1 from builds where function_id = $1 and version > $2 and state = 'ready')",
     )
@@ -115,8 +123,10 @@ pub async fn start(pool: &PgPool, id: BuildId) -> Result<Option<BuildState>, Err
         .bind(BuildState::Building.predecessors())
         .execute(pool)
         .await?;
-    let state: Option<String> =
-        sqlx::query_scalar("select state from builds where id = $1").bind(id.uuid()).fetch_optional(pool).await?;
+    let state: Option<String> = sqlx::query_scalar("select state from builds where id = $1")
+        .bind(id.uuid())
+        .fetch_optional(pool)
+        .await?;
     state.map(BuildState::try_from).transpose()
 }
 
@@ -157,7 +167,12 @@ pub async fn built(conn: &mut PgConnection, id: BuildId, built: &Built) -> Resul
 }
 
 /// scanning → publishing or rejected. False: the build is elsewhere, or has another digest; nothing changed.
-pub async fn scanned(conn: &mut PgConnection, id: BuildId, digest: &str, passed: bool) -> Result<bool, Error> {
+pub async fn scanned(
+    conn: &mut PgConnection,
+    id: BuildId,
+    digest: &str,
+    passed: bool,
+) -> Result<bool, Error> {
     let next = if passed { BuildState::Publishing } else { BuildState::Rejected };
     let done = sqlx::query(
         "update builds set state = $3, scanned_at = now(), updated_at = now(),
@@ -178,7 +193,11 @@ pub async fn scanned(conn: &mut PgConnection, id: BuildId, digest: &str, passed:
 }
 
 /// publishing → ready, and the function now runs this image, unless a newer version is ready already.
-pub async fn published(conn: &mut PgConnection, id: BuildId, docker_image: &str) -> Result<bool, Error> {
+pub async fn published(
+    conn: &mut PgConnection,
+    id: BuildId,
+    docker_image: &str,
+) -> Result<bool, Error> {
     let done = sqlx::query(
         "update builds set state = 'ready', docker_image = $3, ended_at = now(), updated_at = now()
          where id = $1 and state = any($2)",

@@ -25,7 +25,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { url: "postgres://mecapy@127.0.0.1:5432/mecapy".to_owned(), password: None, max_connections: 10 }
+        Self {
+            url: "postgres://mecapy@127.0.0.1:5432/mecapy".to_owned(),
+            password: None,
+            max_connections: 10,
+        }
     }
 }
 
@@ -66,11 +70,15 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Error> {
 /// Whether `mecapy setup` has run with this version, or a newer one.
 pub async fn schema_is_current(pool: &PgPool) -> Result<bool, Error> {
     let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
-    let exists: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool).await?;
+    let exists: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
+        .fetch_one(pool)
+        .await?;
     if !exists {
         return Ok(false);
     }
     let applied: Option<i64> =
-        sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?;
+        sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+            .fetch_one(pool)
+            .await?;
     Ok(applied.is_some_and(|applied| applied >= newest))
 }

@@ -41,7 +41,11 @@ pub struct Version {
 }
 
 /// The function of this owner and name: found, or made.
-pub async fn ensure(conn: &mut PgConnection, owner: &Owner, name: &str) -> Result<FunctionId, Error> {
+pub async fn ensure(
+    conn: &mut PgConnection,
+    owner: &Owner,
+    name: &str,
+) -> Result<FunctionId, Error> {
     // The update that changes nothing makes `returning` see the row that was there.
     let id: i64 = sqlx::query_scalar(
         "insert into functions (owner, name) values ($1, $2)
@@ -52,7 +56,8 @@ pub async fn ensure(conn: &mut PgConnection, owner: &Owner, name: &str) -> Resul
     .bind(name)
     .fetch_one(conn)
     .await?;
-    FunctionId::new(id).map_err(|_| Error::Unknown { column: "functions.id", value: id.to_string() })
+    FunctionId::new(id)
+        .map_err(|_| Error::Unknown { column: "functions.id", value: id.to_string() })
 }
 
 /// What came of adding a version.
@@ -74,20 +79,23 @@ pub async fn add_version(
     new: &NewVersion,
 ) -> Result<Added, Error> {
     // The lock on the function orders versions that are added at once.
-    let live: Option<i64> =
-        sqlx::query_scalar("select id from functions where id = $1 and deleted_at is null for update")
-            .bind(function.get())
-            .fetch_optional(&mut *conn)
-            .await?;
+    let live: Option<i64> = sqlx::query_scalar(
+        "select id from functions where id = $1 and deleted_at is null for update",
+    )
+    .bind(function.get())
+    .fetch_optional(&mut *conn)
+    .await?;
     if live.is_none() {
         return Ok(Added::UnknownFunction);
     }
     let number: i32 = match i32::try_from(version) {
         Ok(0) => {
-            sqlx::query_scalar("select coalesce(max(version), 0) + 1 from versions where function_id = $1")
-                .bind(function.get())
-                .fetch_one(&mut *conn)
-                .await?
+            sqlx::query_scalar(
+                "select coalesce(max(version), 0) + 1 from versions where function_id = $1",
+            )
+            .bind(function.get())
+            .fetch_one(&mut *conn)
+            .await?
         }
         Ok(number) => number,
         Err(_) => return Ok(Added::Conflict),
@@ -104,13 +112,18 @@ pub async fn add_version(
     .bind(&new.inputs_sha256)
     .execute(&mut *conn)
     .await?;
-    let inputs: String =
-        sqlx::query_scalar("select inputs_sha256 from versions where function_id = $1 and version = $2")
-            .bind(function.get())
-            .bind(number)
-            .fetch_one(&mut *conn)
-            .await?;
-    Ok(if inputs == new.inputs_sha256 { Added::Version(number.unsigned_abs()) } else { Added::Conflict })
+    let inputs: String = sqlx::query_scalar(
+        "select inputs_sha256 from versions where function_id = $1 and version = $2",
+    )
+    .bind(function.get())
+    .bind(number)
+    .fetch_one(&mut *conn)
+    .await?;
+    Ok(if inputs == new.inputs_sha256 {
+        Added::Version(number.unsigned_abs())
+    } else {
+        Added::Conflict
+    })
 }
 
 /// A function that is not deleted.
@@ -124,7 +137,11 @@ pub async fn get(pool: &PgPool, id: FunctionId) -> Result<Option<Function>, Erro
     .await?)
 }
 
-pub async fn version(pool: &PgPool, id: FunctionId, version: u32) -> Result<Option<Version>, Error> {
+pub async fn version(
+    pool: &PgPool,
+    id: FunctionId,
+    version: u32,
+) -> Result<Option<Version>, Error> {
     Ok(sqlx::query_as(
         "select function_id, version, python_version, base_variant, requirements, inputs_sha256
          from versions where function_id = $1 and version = $2",
@@ -136,7 +153,12 @@ pub async fn version(pool: &PgPool, id: FunctionId, version: u32) -> Result<Opti
 }
 
 /// A page of functions, oldest first, those of one owner or all.
-pub async fn list(pool: &PgPool, owner: Option<&Owner>, after: i64, limit: u32) -> Result<Vec<Function>, Error> {
+pub async fn list(
+    pool: &PgPool,
+    owner: Option<&Owner>,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<Function>, Error> {
     Ok(sqlx::query_as(
         "select id, owner, name, current_build, docker_image, created_at, deleted_at
          from functions
@@ -152,10 +174,11 @@ pub async fn list(pool: &PgPool, owner: Option<&Owner>, after: i64, limit: u32) 
 
 /// Marks a function deleted; its images go with the next cleanup. False: it was not there.
 pub async fn delete(conn: &mut PgConnection, id: FunctionId) -> Result<bool, Error> {
-    let done = sqlx::query("update functions set deleted_at = now() where id = $1 and deleted_at is null")
-        .bind(id.get())
-        .execute(conn)
-        .await?;
+    let done =
+        sqlx::query("update functions set deleted_at = now() where id = $1 and deleted_at is null")
+            .bind(id.get())
+            .execute(conn)
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -181,7 +204,11 @@ pub async fn overview_of_build(pool: &PgPool, id: BuildId) -> Result<Option<Over
     complete_overview(pool, function, Some(build)).await.map(Some)
 }
 
-async fn complete_overview(pool: &PgPool, function: Function, build: Option<Build>) -> Result<Overview, Error> {
+async fn complete_overview(
+    pool: &PgPool,
+    function: Function,
+    build: Option<Build>,
+) -> Result<Overview, Error> {
     let scan = match &build {
         Some(build) => crate::scans::get(pool, build.id()).await?,
         None => None,

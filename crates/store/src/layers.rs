@@ -6,7 +6,11 @@ use sqlx::PgPool;
 use crate::Error;
 
 /// The contents of those of the layers that are known, by digest.
-pub async fn get(pool: &PgPool, digests: &[String], analyser_version: &str) -> Result<Vec<(String, Value)>, Error> {
+pub async fn get(
+    pool: &PgPool,
+    digests: &[String],
+    analyser_version: &str,
+) -> Result<Vec<(String, Value)>, Error> {
     Ok(sqlx::query_as(
         "select layer_digest, contents from layer_indexes where layer_digest = any($1) and analyser_version = $2",
     )
@@ -16,7 +20,12 @@ pub async fn get(pool: &PgPool, digests: &[String], analyser_version: &str) -> R
     .await?)
 }
 
-pub async fn put(pool: &PgPool, digest: &str, analyser_version: &str, contents: &Value) -> Result<(), Error> {
+pub async fn put(
+    pool: &PgPool,
+    digest: &str,
+    analyser_version: &str,
+    contents: &Value,
+) -> Result<(), Error> {
     sqlx::query(
         "insert into layer_indexes (layer_digest, analyser_version, contents) values ($1, $2, $3) on conflict do nothing",
     )

@@ -58,6 +58,14 @@ impl From<StoredFailure> for Failure {
     }
 }
 
-fn stored_failure(code: Option<String>, message: Option<String>, log: Option<Vec<String>>) -> Option<StoredFailure> {
-    code.map(|code| StoredFailure { code, message: message.unwrap_or_default(), log: log.unwrap_or_default() })
+fn stored_failure(
+    code: Option<String>,
+    message: Option<String>,
+    log: Option<Vec<String>>,
+) -> Option<StoredFailure> {
+    code.map(|code| StoredFailure {
+        code,
+        message: message.unwrap_or_default(),
+        log: log.unwrap_or_default(),
+    })
 }

@@ -28,43 +28,65 @@ pub struct Row {
     pub traceparent: Option<String>,
 }
 
-/// Keeps messages as part of a transaction. Their row ids, in order.
-pub async fn insert(conn: &mut PgConnection, service: &str, messages: &[Message]) -> Result<Vec<i64>, Error> {
-    let mut ids = Vec::with_capacity(messages.len());
-    for message in messages {
-        ids.push(
-            sqlx::query_scalar(
-                "insert into outbox (service, subject, message_id, payload, traceparent)
-                 values ($1, $2, $3, $4, $5) returning id",
-            )
-            .bind(service)
-            .bind(&message.subject)
-            .bind(&message.message_id)
-            .bind(&message.payload)
-            .bind(&message.traceparent)
-            .fetch_one(&mut *conn)
-            .await?,
-        );
+/// Messages by column, for statements that write many rows.
+pub(crate) struct Columns<'m> {
+    pub subjects: Vec<&'m str>,
+    pub message_ids: Vec<&'m str>,
+    pub payloads: Vec<&'m [u8]>,
+    pub traceparents: Vec<Option<&'m str>>,
+}
+
+impl<'m> Columns<'m> {
+    pub fn of(messages: &'m [Message]) -> Self {
+        Self {
+            subjects: messages.iter().map(|message| message.subject.as_str()).collect(),
+            message_ids: messages.iter().map(|message| message.message_id.as_str()).collect(),
+            payloads: messages.iter().map(|message| message.payload.as_slice()).collect(),
+            traceparents: messages.iter().map(|message| message.traceparent.as_deref()).collect(),
+        }
     }
+}
+
+/// Keeps messages as part of a transaction that no message caused. Their row ids, in order.
+pub async fn insert(
+    conn: &mut PgConnection,
+    service: &str,
+    messages: &[Message],
+) -> Result<Vec<i64>, Error> {
+    let columns = Columns::of(messages);
+    let mut ids: Vec<i64> = sqlx::query_scalar(
+        "insert into outbox (service, subject, message_id, payload, traceparent)
+         select $1, * from unnest($2::text[], $3::text[], $4::bytea[], $5::text[]) returning id",
+    )
+    .bind(service)
+    .bind(columns.subjects)
+    .bind(columns.message_ids)
+    .bind(columns.payloads)
+    .bind(columns.traceparents)
+    .fetch_all(conn)
+    .await?;
+    ids.sort_unstable();
     Ok(ids)
 }
 
-/// Messages of a service that should have gone out by now, locked against the other replicas
-/// as long as the transaction lives.
+/// Messages of a service that should have gone out by now, but for subjects that are blocked; locked against the
+/// other replicas as long as the transaction lives.
 pub async fn overdue(
     conn: &mut PgConnection,
     service: &str,
     older_than: Duration,
+    blocked: &[String],
     limit: i64,
 ) -> Result<Vec<Row>, Error> {
     Ok(sqlx::query_as(
         "select id, subject, message_id, payload, traceparent from outbox
-         where service = $1 and created_at < now() - make_interval(secs => $2)
+         where service = $1 and created_at < now() - make_interval(secs => $2) and not subject = any($4)
          order by id limit $3 for update skip locked",
     )
     .bind(service)
     .bind(older_than.as_secs_f64())
     .bind(limit)
+    .bind(blocked)
     .fetch_all(conn)
     .await?)
 }
@@ -77,5 +99,8 @@ pub async fn delete(conn: &mut PgConnection, ids: &[i64]) -> Result<(), Error> {
 
 /// How many messages wait.
 pub async fn waiting(pool: &PgPool, service: &str) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("select count(*) from outbox where service = $1").bind(service).fetch_one(pool).await?)
+    Ok(sqlx::query_scalar("select count(*) from outbox where service = $1")
+        .bind(service)
+        .fetch_one(pool)
+        .await?)
 }

@@ -51,7 +51,11 @@ pub struct NewScan {
     pub duration_ms: u64,
 }
 
-pub async fn insert(conn: &mut PgConnection, build: BuildId, scan: &NewScan) -> Result<bool, Error> {
+pub async fn insert(
+    conn: &mut PgConnection,
+    build: BuildId,
+    scan: &NewScan,
+) -> Result<bool, Error> {
     let done = sqlx::query(
         "insert into scans (build_id, digest, engine, engine_version, database_version, database_partial, verdict,
              critical, high, medium, low, unknown, findings, report_key, sbom_key, duration_ms)
@@ -80,15 +84,19 @@ pub async fn insert(conn: &mut PgConnection, build: BuildId, scan: &NewScan) -> 
 }
 
 pub async fn get(pool: &PgPool, build: BuildId) -> Result<Option<Scan>, Error> {
-    Ok(sqlx::query_as("select * from scans where build_id = $1").bind(build.uuid()).fetch_optional(pool).await?)
+    Ok(sqlx::query_as("select * from scans where build_id = $1")
+        .bind(build.uuid())
+        .fetch_optional(pool)
+        .await?)
 }
 
 /// Whether the newest scan of this digest passed.
 pub async fn passed(pool: &PgPool, digest: &str) -> Result<bool, Error> {
-    let verdict: Option<String> =
-        sqlx::query_scalar("select verdict from scans where digest = $1 order by scanned_at desc limit 1")
-            .bind(digest)
-            .fetch_optional(pool)
-            .await?;
+    let verdict: Option<String> = sqlx::query_scalar(
+        "select verdict from scans where digest = $1 order by scanned_at desc limit 1",
+    )
+    .bind(digest)
+    .fetch_optional(pool)
+    .await?;
     Ok(verdict.as_deref() == Some("PASSED"))
 }

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::{Error, StoredFailure, TaskState, stored_failure};
 
-const COLUMNS: &str = "id, function_id, image, state, attempt, cancel_requested, inputs_s3_key, timeout_ms, deadline,
+const COLUMNS: &str =
+    "id, function_id, image, state, attempt, cancel_requested, inputs_s3_key, timeout_ms, deadline,
     worker, digest, cache, timings, result_key, exit_code, error_code, error_message, error_log,
     created_at, started_at, ended_at";
 
@@ -172,7 +173,9 @@ pub async fn cancel(conn: &mut PgConnection, id: TaskId) -> Result<Option<TaskSt
 
 /// How many tasks are queued and running.
 pub async fn open_counts(pool: &PgPool) -> Result<Vec<(String, i64)>, Error> {
-    Ok(sqlx::query_as("select state, count(*) from tasks where state in ('queued', 'running') group by state")
-        .fetch_all(pool)
-        .await?)
+    Ok(sqlx::query_as(
+        "select state, count(*) from tasks where state in ('queued', 'running') group by state",
+    )
+    .fetch_all(pool)
+    .await?)
 }

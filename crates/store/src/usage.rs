@@ -6,7 +6,11 @@ use sqlx::PgConnection;
 use crate::Error;
 
 /// Counts one task of this image, today (UTC).
-pub async fn count(conn: &mut PgConnection, digest: &str, function: FunctionId) -> Result<(), Error> {
+pub async fn count(
+    conn: &mut PgConnection,
+    digest: &str,
+    function: FunctionId,
+) -> Result<(), Error> {
     sqlx::query(
         "insert into image_usage (day, digest, function_id, tasks)
          values ((now() at time zone 'utc')::date, $1, $2, 1)

@@ -19,14 +19,18 @@ use mecapy_service::Context;
 pub use config::{Config, Options};
 pub use publish::Publish;
 
-pub async fn run(config: Config, context: Context) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub async fn run(
+    config: Config,
+    context: Context,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     let publish = Publish {
         pool: backbone.pool.clone(),
         staging: config.registries.staging()?,
         primary: config.registries.primary()?,
     };
-    let options = ConsumerOptions { durable: topology::PUBLISHER, concurrency: config.publisher.concurrency };
+    let options =
+        ConsumerOptions { durable: topology::PUBLISHER, concurrency: config.publisher.concurrency };
     backbone.consume::<ScanDone, _>(&context, options, publish).await;
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::time::Instant;
 use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing};
 use mecapy_proto::v1::{Failure, PushDone, PushFailed, ScanDone, Verdict};
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, failure};
-use mecapy_registry::{CopyReport, Destination, Digest, ImageRef, ProgressSink, Registry, Source, copy_image};
+use mecapy_registry::{
+    CopyReport, Destination, Digest, ImageRef, ProgressSink, Registry, Source, copy_image,
+};
 use mecapy_store::builds::Build;
 use mecapy_store::{BuildState, PgPool, StoredFailure, builds, scans};
 
@@ -33,7 +35,10 @@ impl Handler<ScanDone> for Publish {
             Ok(Verdict::Passed) => {}
             Ok(Verdict::Rejected) => return Ok(Outcome::nothing()),
             Ok(Verdict::Unspecified) | Err(_) => {
-                return Err(HandlerError::permanent(format!("verdict {} is not one that is known", event.verdict)));
+                return Err(HandlerError::permanent(format!(
+                    "verdict {} is not one that is known",
+                    event.verdict
+                )));
             }
         }
         let build: BuildId = parse(event.build_id.parse())?;
@@ -61,7 +66,12 @@ impl Handler<ScanDone> for Publish {
 
 impl Publish {
     /// The database decides, not the event: anybody may publish an event.
-    async fn check(&self, id: BuildId, event: &ScanDone, digest: Digest) -> Result<Check, HandlerError> {
+    async fn check(
+        &self,
+        id: BuildId,
+        event: &ScanDone,
+        digest: Digest,
+    ) -> Result<Check, HandlerError> {
         let Some(build) = builds::get(&self.pool, id).await? else {
             return Err(HandlerError::permanent(format!("build {id} is not known")));
         };
@@ -69,8 +79,12 @@ impl Publish {
             return Ok(Check::Nothing);
         }
         let digest = digest.to_string();
-        if build.digest.as_deref() != Some(digest.as_str()) || build.tag.as_deref() != Some(event.tag.as_str()) {
-            return Err(HandlerError::permanent(format!("scan.done is not about the image that build {id} left")));
+        if build.digest.as_deref() != Some(digest.as_str())
+            || build.tag.as_deref() != Some(event.tag.as_str())
+        {
+            return Err(HandlerError::permanent(format!(
+                "scan.done is not about the image that build {id} left"
+            )));
         }
         let passed = scans::get(&self.pool, id)
             .await?
@@ -101,8 +115,11 @@ impl Publish {
         image: &ImageRef,
         tags: Vec<String>,
     ) -> Result<CopyReport, mecapy_registry::Error> {
-        let from =
-            Source { registry: self.staging.clone(), repository: staging.repository.clone(), digest };
+        let from = Source {
+            registry: self.staging.clone(),
+            repository: staging.repository.clone(),
+            digest,
+        };
         let to = Destination {
             registry: self.primary.clone(),
             repository: image.repository.clone(),
@@ -162,13 +179,23 @@ fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, HandlerErro
 /// What a registry refuses for good, in the words of the build's owner.
 fn explain(error: &mecapy_registry::Error) -> Failure {
     let (code, what) = if error.is_unauthorized() {
-        (ErrorCode::RegistryUnauthorized, "the registry refused our credentials; operators were alerted")
+        (
+            ErrorCode::RegistryUnauthorized,
+            "the registry refused our credentials; operators were alerted",
+        )
     } else if error.is_digest_mismatch() {
-        (ErrorCode::DigestMismatch, "the image changed between the scan and here, so it was not published")
+        (
+            ErrorCode::DigestMismatch,
+            "the image changed between the scan and here, so it was not published",
+        )
     } else {
         (ErrorCode::PushFailed, "the image could not be published")
     };
-    tracing::error!(error = mecapy_service::chain(error), code = code.as_str(), "publishing was refused");
+    tracing::error!(
+        error = mecapy_service::chain(error),
+        code = code.as_str(),
+        "publishing was refused"
+    );
     metrics::failures(code.as_str()).increment(1);
     failure(code, what)
 }

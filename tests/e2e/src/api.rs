@@ -40,7 +40,12 @@ impl Api {
     }
 
     /// Whatever it answers.
-    pub async fn post(&self, path: &str, body: &Value, wait: Option<Duration>) -> Result<(StatusCode, Value)> {
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+        wait: Option<Duration>,
+    ) -> Result<(StatusCode, Value)> {
         let mut request = self.request(Method::POST, path).json(body);
         if let Some(wait) = wait {
             request = request.header("prefer", format!("wait={}", wait.as_secs()));

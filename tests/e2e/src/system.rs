@@ -32,7 +32,8 @@ pub enum Service {
 }
 
 impl Service {
-    pub const ALL: [Self; 5] = [Self::Gateway, Self::Builder, Self::Scanner, Self::Publisher, Self::Worker];
+    pub const ALL: [Self; 5] =
+        [Self::Gateway, Self::Builder, Self::Scanner, Self::Publisher, Self::Worker];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,7 +89,10 @@ impl System {
 
         let http = free_port()?;
         let tokens = folder.path().join("tokens");
-        std::fs::write(&tokens, format!("{owner}:operator:{}\n", hex::encode(Sha256::digest(&token))))?;
+        std::fs::write(
+            &tokens,
+            format!("{owner}:operator:{}\n", hex::encode(Sha256::digest(&token))),
+        )?;
         let grpc = free_port()?;
         let mut text = configuration(&nats, &postgres, &s3, &primary, &fallback);
         write!(
@@ -102,7 +106,11 @@ impl System {
         let config = folder.path().join("mecapy.toml");
         std::fs::write(&config, text)?;
 
-        let done = Command::new(program("mecapy")?).args(["setup", "--config"]).arg(&config).output().await?;
+        let done = Command::new(program("mecapy")?)
+            .args(["setup", "--config"])
+            .arg(&config)
+            .output()
+            .await?;
         if !done.status.success() {
             bail!("mecapy setup: {}", String::from_utf8_lossy(&done.stderr));
         }
@@ -118,7 +126,11 @@ impl System {
         Ok(Self {
             api: Api::new(format!("http://127.0.0.1:{http}"), token)?,
             bus: Bus::connect_now("e2e", &options).await?,
-            pool: mecapy_store::connect(&mecapy_store::Options { url: postgres, ..Default::default() }).await?,
+            pool: mecapy_store::connect(&mecapy_store::Options {
+                url: postgres,
+                ..Default::default()
+            })
+            .await?,
             owner,
             nats,
             primary,
@@ -131,7 +143,8 @@ impl System {
 
     /// Starts a service; its log goes on in one file a service.
     pub fn spawn(&self, service: Service) -> Result<()> {
-        let log = std::fs::File::options().create(true).append(true).open(self.log_file(service))?;
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.log_file(service))?;
         let child = Command::new(program(&format!("mecapy-{}", service.name()))?)
             .arg("--config")
             .arg(&self.config)
@@ -157,7 +170,15 @@ impl System {
     /// What a service's admin port answers; an error unless it is 200.
     pub async fn admin(&self, service: Service, path: &str) -> Result<String> {
         let url = format!("http://127.0.0.1:{}{path}", self.admin_ports[&service]);
-        Ok(reqwest::Client::builder().no_proxy().build()?.get(url).send().await?.error_for_status()?.text().await?)
+        Ok(reqwest::Client::builder()
+            .no_proxy()
+            .build()?
+            .get(url)
+            .send()
+            .await?
+            .error_for_status()?
+            .text()
+            .await?)
     }
 
     /// kill -9.
@@ -185,7 +206,8 @@ impl System {
     pub fn resident_kib(&self, service: Service) -> Result<u64> {
         let pid = self.running().get(&service).and_then(Child::id).context("it does not run")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
@@ -208,7 +230,6 @@ impl System {
 
 impl Drop for System {
     /// A test that failed shows what the services said last.
-    #[expect(clippy::print_stderr, reason = "for whoever reads the failed test")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             for service in Service::ALL {
@@ -255,7 +276,9 @@ fn configuration(
 fn program(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.ancestors().find(|folder| folder.join(name).is_file());
-    Ok(folder.with_context(|| format!("{name} is not built: run `cargo build --workspace`"))?.join(name))
+    Ok(folder
+        .with_context(|| format!("{name} is not built: run `cargo build --workspace`"))?
+        .join(name))
 }
 
 fn free_port() -> Result<u16> {
@@ -266,14 +289,15 @@ fn free_port() -> Result<u16> {
 fn ca_bundle() -> Option<PathBuf> {
     ["MECAPY_CA_BUNDLE", "SSL_CERT_FILE", "PIP_CERT"]
         .iter()
-        .find_map(|name| std::env::var_os(name))
+        .find_map(std::env::var_os)
         .map(PathBuf::from)
         .filter(|path| path.is_file())
 }
 
 /// The base image that `make images` made, into this registry: once a process.
 async fn push_base_image(registry: &RegistryServer) -> Result<()> {
-    static PUSHED: tokio::sync::Mutex<BTreeSet<String>> = tokio::sync::Mutex::const_new(BTreeSet::new());
+    static PUSHED: tokio::sync::Mutex<BTreeSet<String>> =
+        tokio::sync::Mutex::const_new(BTreeSet::new());
     let mut pushed = PUSHED.lock().await;
     if pushed.contains(&registry.host) {
         return Ok(());
@@ -285,9 +309,13 @@ async fn push_base_image(registry: &RegistryServer) -> Result<()> {
         registry.username, registry.password, registry.host
     );
     let home = tempfile::tempdir()?;
-    let done = Command::new("sh").args(["-c", &login]).env("DOCKER_CONFIG", home.path()).output().await?;
+    let done =
+        Command::new("sh").args(["-c", &login]).env("DOCKER_CONFIG", home.path()).output().await?;
     if !done.status.success() {
-        bail!("pushing {BASE_IMAGE} (run `make images`): {}", String::from_utf8_lossy(&done.stderr));
+        bail!(
+            "pushing {BASE_IMAGE} (run `make images`): {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
     pushed.insert(registry.host.clone());
     Ok(())

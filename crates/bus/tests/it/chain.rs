@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use mecapy_bus::topology::{self, Durable};
 use mecapy_bus::{
-    Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome, Outgoing,
+    Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome,
+    Outgoing,
 };
 use mecapy_proto::v1::{BuildDone, ScanDone};
 use mecapy_service::{Health, Secret};
@@ -71,10 +72,11 @@ impl Chain {
         let postgres = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
         let pool = mecapy_store::connect(&postgres).await.unwrap();
         mecapy_store::migrate(&pool).await.unwrap();
-        let client = async_nats::ConnectOptions::with_user_and_password(account.user, account.password)
-            .connect(account.url)
-            .await
-            .unwrap();
+        let client =
+            async_nats::ConnectOptions::with_user_and_password(account.user, account.password)
+                .connect(account.url)
+                .await
+                .unwrap();
         Self { bus, pool, client, nats }
     }
 
@@ -97,7 +99,8 @@ impl Chain {
 
     /// Publishes as a producer would: JSON, without any header of ours.
     pub async fn publish(&self, build: &str, tag: &str) {
-        let event = BuildDone { build_id: build.to_owned(), tag: tag.to_owned(), ..Default::default() };
+        let event =
+            BuildDone { build_id: build.to_owned(), tag: tag.to_owned(), ..Default::default() };
         self.publish_raw(serde_json::to_vec(&event).unwrap()).await;
     }
 

@@ -1,5 +1,7 @@
 //! The event chain against a real NATS and a real PostgreSQL.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod chain;
 
 use std::sync::atomic::Ordering;
@@ -31,7 +33,11 @@ async fn a_message_that_comes_twice_has_its_effect_once() {
     chain.publish("b2", "").await;
     nothing_unfinished(&chain).await;
     assert_eq!(chain.count("PIPELINE", "scan.done").await, 2);
-    assert_eq!(*replica.echo.seen.lock().unwrap(), ["b1", "b2"], "the second b1 was known by the inbox");
+    assert_eq!(
+        *replica.echo.seen.lock().unwrap(),
+        ["b1", "b2"],
+        "the second b1 was known by the inbox"
+    );
     eventually("the outbox is empty", PATIENCE, async || {
         (outbox::waiting(&chain.pool, "test").await.unwrap() == 0).then_some(())
     })
@@ -51,7 +57,9 @@ async fn what_cannot_be_read_is_a_dead_letter_and_the_queue_goes_on() {
     assert_eq!(letters.len(), 2);
     assert!(letters.iter().any(|letter| letter.reason.contains("as protobuf")), "{letters:?}");
     assert!(letters.iter().any(|letter| letter.reason.contains("as JSON")), "{letters:?}");
-    assert!(letters.iter().all(|letter| letter.subject == "build.done" && letter.consumer == "scanner"));
+    assert!(
+        letters.iter().all(|letter| letter.subject == "build.done" && letter.consumer == "scanner")
+    );
 }
 
 #[tokio::test]
@@ -122,7 +130,8 @@ async fn replicas_share_the_work_and_each_event_is_handled_once() {
         chain.publish(&format!("b{number}"), "").await;
     }
     nothing_unfinished(&chain).await;
-    let (first, second) = (first.echo.calls.load(Ordering::SeqCst), second.echo.calls.load(Ordering::SeqCst));
+    let (first, second) =
+        (first.echo.calls.load(Ordering::SeqCst), second.echo.calls.load(Ordering::SeqCst));
     assert_eq!(first + second, 40);
     assert!(first > 0 && second > 0, "{first} and {second}");
     assert_eq!(chain.count("PIPELINE", "scan.done").await, 40);
@@ -172,15 +181,23 @@ async fn the_trace_goes_on_in_what_an_event_causes() {
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("traceparent", traceparent);
-    let body = serde_json::to_vec(&BuildDone { build_id: "b1".to_owned(), ..Default::default() }).unwrap();
+    let body =
+        serde_json::to_vec(&BuildDone { build_id: "b1".to_owned(), ..Default::default() }).unwrap();
     let jetstream = async_nats::jetstream::new(chain.client.clone());
-    jetstream.publish_with_headers("build.done", headers, body.into()).await.unwrap().await.unwrap();
+    jetstream
+        .publish_with_headers("build.done", headers, body.into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     let scan = {
         use futures::StreamExt as _;
         tokio::time::timeout(PATIENCE, scans.next()).await.unwrap().unwrap()
     };
     let headers = scan.headers.unwrap();
-    assert!(headers.get("traceparent").unwrap().as_str().contains("4bf92f3577b34da6a3ce929d0e0e4736"));
+    assert!(
+        headers.get("traceparent").unwrap().as_str().contains("4bf92f3577b34da6a3ce929d0e0e4736")
+    );
     assert_eq!(headers.get("ce-type").unwrap().as_str(), "scan.done");
     assert_eq!(headers.get("ce-id").unwrap().as_str(), "scan.done/b1");
     assert_eq!(headers.get("ce-source").unwrap().as_str(), "mecapy/test");

@@ -14,7 +14,10 @@ async fn a_function_is_built_scanned_published_and_run() {
     let ready = system.api.ended(&function, PATIENCE).await.unwrap();
     assert_eq!(ready["status"], "ready", "{ready}");
     let image = ready["docker_image"].as_str().unwrap();
-    assert!(image.contains("@sha256:") && image.contains(&format!("user-{}-func-", system.owner)), "{image}");
+    assert!(
+        image.contains("@sha256:") && image.contains(&format!("user-{}-func-", system.owner)),
+        "{image}"
+    );
     assert!(ready["image_size"].as_str().unwrap().ends_with("MB"), "{ready}");
     assert_eq!(ready["vulnerabilities"]["critical"], 0);
 
@@ -28,8 +31,14 @@ async fn a_function_is_built_scanned_published_and_run() {
 
     for service in Service::ALL {
         let metrics = system.admin(service, "/metrics").await.unwrap();
-        assert!(service == Service::Gateway || metrics.contains("mecapy_stage_duration_seconds"), "{service:?}");
-        assert!(system.terminate(service).await.unwrap().success(), "{service:?} ends well on SIGTERM");
+        assert!(
+            service == Service::Gateway || metrics.contains("mecapy_stage_duration_seconds"),
+            "{service:?}"
+        );
+        assert!(
+            system.terminate(service).await.unwrap().success(),
+            "{service:?} ends well on SIGTERM"
+        );
     }
 }
 
@@ -46,7 +55,11 @@ async fn a_function_with_a_critical_vulnerability_is_rejected_and_never_publishe
         .post(&format!("/functions/{}/tasks", ended["function_id"]), &json!({ "inputs": {} }), None)
         .await
         .unwrap();
-    assert_eq!((status.as_u16(), problem["code"].as_str()), (409, Some("function-not-ready")), "{problem}");
+    assert_eq!(
+        (status.as_u16(), problem["code"].as_str()),
+        (409, Some("function-not-ready")),
+        "{problem}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +76,10 @@ async fn what_a_user_got_wrong_is_a_typed_failure_with_the_lines_that_show_it() 
 
     let ended = system.api.ended(&missing, PATIENCE).await.unwrap();
     assert_eq!(ended["error"]["code"], "requirement-not-found", "{ended}");
-    assert!(ended["error"]["message"].as_str().unwrap().contains("mecapy-no-such-package"), "{ended}");
+    assert!(
+        ended["error"]["message"].as_str().unwrap().contains("mecapy-no-such-package"),
+        "{ended}"
+    );
     assert!(!ended["error"]["log_tail"].as_array().unwrap().is_empty(), "{ended}");
     let ended = system.api.ended(&forbidden, PATIENCE).await.unwrap();
     assert_eq!(ended["error"]["code"], "forbidden-import", "{ended}");
@@ -74,7 +90,11 @@ async fn what_a_user_got_wrong_is_a_typed_failure_with_the_lines_that_show_it() 
     assert_eq!(ready["status"], "ready", "{ready}");
     let task = system.api.run(&ready, &json!(null)).await.unwrap();
     let ended = system.api.task_ended(&task, PATIENCE).await.unwrap();
-    assert_eq!((ended["status"].as_str(), ended["exit_code"].as_i64()), (Some("failed"), Some(1)), "{ended}");
+    assert_eq!(
+        (ended["status"].as_str(), ended["exit_code"].as_i64()),
+        (Some("failed"), Some(1)),
+        "{ended}"
+    );
     assert_eq!(ended["error"]["code"], "function-failed", "{ended}");
     assert!(ended["error"].to_string().contains("no luck"), "{ended}");
 }
@@ -85,13 +105,27 @@ async fn bad_input_at_the_door_names_its_field() {
     let requirements = (0..51).map(|n| format!("package-{n}\n")).collect::<String>();
     let cases = [
         (json!({ "name": "f", "code": "#".repeat(1_048_577) }), 413, "code-too-large", "code"),
-        (json!({ "name": "f", "code": "1\n", "requirements": requirements }), 422, "too-many-requirements", "requirements"),
-        (json!({ "name": "f", "code": "1\n", "python_version": "2.7" }), 422, "unsupported-python", "python_version"),
+        (
+            json!({ "name": "f", "code": "1\n", "requirements": requirements }),
+            422,
+            "too-many-requirements",
+            "requirements",
+        ),
+        (
+            json!({ "name": "f", "code": "1\n", "python_version": "2.7" }),
+            422,
+            "unsupported-python",
+            "python_version",
+        ),
         (json!({ "name": "NO", "code": "1\n" }), 422, "invalid-field", "name"),
     ];
     for (body, status, code, field) in cases {
         let (answered, problem) = system.api.post("/functions", &body, None).await.unwrap();
         assert!(answered.is_client_error(), "{answered} is not {status}: {problem}");
-        assert_eq!((problem["code"].as_str(), problem["field"].as_str()), (Some(code), Some(field)), "{problem}");
+        assert_eq!(
+            (problem["code"].as_str(), problem["field"].as_str()),
+            (Some(code), Some(field)),
+            "{problem}"
+        );
     }
 }

@@ -93,7 +93,11 @@ async fn a_producer_without_the_gateway_gets_the_same_by_protobuf_and_by_json() 
     let first = request(&system, function(&system, "one").await.get(), by_protobuf);
     let second = request(&system, function(&system, "two").await.get(), by_json);
     producer
-        .publish("build.requested", &[("content-type", "application/protobuf")], first.encode_to_vec())
+        .publish(
+            "build.requested",
+            &[("content-type", "application/protobuf")],
+            first.encode_to_vec(),
+        )
         .await;
     producer.publish("build.requested", &[], serde_json::to_vec(&second).unwrap()).await;
     is_ready(&system, by_protobuf).await;
@@ -115,7 +119,9 @@ async fn each_event_again_after_the_build_ended_changes_nothing() {
     let stream = producer.jetstream.get_stream(topology::PIPELINE).await.unwrap();
     for subject in ["push.done", "scan.done", "build.done", "build.requested"] {
         let message = stream.get_last_raw_message_by_subject(subject).await.unwrap();
-        producer.publish(subject, &[("content-type", "application/protobuf")], message.payload.to_vec()).await;
+        producer
+            .publish(subject, &[("content-type", "application/protobuf")], message.payload.to_vec())
+            .await;
     }
     eventually("all messages are acknowledged", PATIENCE, async || {
         let backlog = topology::backlog(&system.bus).await.unwrap();
@@ -126,7 +132,10 @@ async fn each_event_again_after_the_build_ended_changes_nothing() {
         assert_eq!(producer.count(subject).await, 2, "{subject}: the first, and our copy");
     }
     let after = builds::get(&system.pool, build).await.unwrap().unwrap();
-    assert_eq!((after.state, after.ended_at, after.digest), (before.state, before.ended_at, before.digest));
+    assert_eq!(
+        (after.state, after.ended_at, after.digest),
+        (before.state, before.ended_at, before.digest)
+    );
     assert_eq!(dead_letters::count(&system.bus).await.unwrap(), 0);
 }
 
@@ -137,25 +146,34 @@ async fn what_makes_no_sense_is_a_dead_letter_or_a_failure_and_the_queue_goes_on
     let known = function(&system, "known").await.get();
 
     producer.publish("build.requested", &[], b"\xff\xfe nothing".to_vec()).await;
-    producer.publish("scan.done", &[], ScanDone { build_id: BuildId::new().to_string(), verdict: 99, ..Default::default() }.encode_to_vec()).await;
+    producer
+        .publish(
+            "scan.done",
+            &[],
+            ScanDone { build_id: BuildId::new().to_string(), verdict: 99, ..Default::default() }
+                .encode_to_vec(),
+        )
+        .await;
     let late = request(&system, known, BuildId::new());
-    producer.publish("build.requested", &[("ce-time", "2999-01-01T00:00:00Z")], late.encode_to_vec()).await;
+    producer
+        .publish("build.requested", &[("ce-time", "2999-01-01T00:00:00Z")], late.encode_to_vec())
+        .await;
     eventually("three dead letters", PATIENCE, async || {
         (dead_letters::count(&system.bus).await.unwrap() == 3).then_some(())
     })
     .await;
 
     let unknown = BuildId::new();
-    producer.publish("build.requested", &[], request(&system, 999_999, unknown).encode_to_vec()).await;
+    producer
+        .publish("build.requested", &[], request(&system, 999_999, unknown).encode_to_vec())
+        .await;
     eventually("build.failed for the unknown function", PATIENCE, async || {
         (producer.count("build.failed").await == 1).then_some(())
     })
     .await;
 
-    let too_large = producer
-        .jetstream
-        .publish("build.requested", vec![b'x'; 2 * 1024 * 1024].into())
-        .await;
+    let too_large =
+        producer.jetstream.publish("build.requested", vec![b'x'; 2 * 1024 * 1024].into()).await;
     assert!(match too_large {
         Err(_) => true,
         Ok(ack) => ack.await.is_err(),

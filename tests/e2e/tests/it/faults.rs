@@ -92,7 +92,11 @@ async fn a_service_that_is_killed_at_work_ends_it_once_after_its_restart() {
     status_is(&system, &path, "running").await;
     kill_and_start(&system, Service::Worker).await;
     let ended = system.api.task_ended(&task, PATIENCE).await.unwrap();
-    assert_eq!((ended["status"].as_str(), ended["result"].as_str()), (Some("succeeded"), Some("done")), "{ended}");
+    assert_eq!(
+        (ended["status"].as_str(), ended["result"].as_str()),
+        (Some("succeeded"), Some("done")),
+        "{ended}"
+    );
     assert_eq!(ended["attempt"], 2, "{ended}");
 
     // The gateway, between the request and the answer.
@@ -113,7 +117,9 @@ async fn ready_functions(system: &System) -> usize {
 async fn a_server_that_is_away_for_20_seconds_delays_and_loses_nothing() {
     let infra = Infra::start(&Server::ALL).await;
     let system = System::start(&infra).await.unwrap();
-    for (number, server) in [Server::Nats, Server::Postgres, Server::Primary, Server::S3].into_iter().enumerate() {
+    for (number, server) in
+        [Server::Nats, Server::Postgres, Server::Primary, Server::S3].into_iter().enumerate()
+    {
         let code = format!("{DOUBLE}# {number}\n");
         let function = system.api.submit(&format!("during-{number}"), &code, "").await.unwrap();
         infra.stop(server).await;
@@ -121,7 +127,10 @@ async fn a_server_that_is_away_for_20_seconds_delays_and_loses_nothing() {
         infra.resume(server).await;
         ends_ready(&system, &function).await;
         for service in Service::ALL {
-            assert!(system.is_running(service), "{service:?} lived through the outage of {server:?}");
+            assert!(
+                system.is_running(service),
+                "{service:?} lived through the outage of {server:?}"
+            );
         }
     }
 }

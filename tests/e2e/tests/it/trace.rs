@@ -5,8 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use mecapy_e2e::System;
 use mecapy_testkit::{Infra, eventually};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use reqwest::Method;
 use serde_json::json;
@@ -72,7 +76,12 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
     let post = |path: String, body| {
-        system.api.request(Method::POST, &path).header("traceparent", traceparent.clone()).json(&body).send()
+        system
+            .api
+            .request(Method::POST, &path)
+            .header("traceparent", traceparent.clone())
+            .json(&body)
+            .send()
     };
     let body = json!({ "name": "traced", "code": DOUBLE });
     let function = post("/functions".to_owned(), body).await.unwrap().json().await.unwrap();
@@ -98,8 +107,9 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
     ];
     eventually("the whole trace was received", PATIENCE, async || {
         let spans = collector.spans(trace);
-        let whole =
-            expected.iter().all(|(service, name)| spans.contains(&((*service).to_owned(), (*name).to_owned())));
+        let whole = expected
+            .iter()
+            .all(|(service, name)| spans.contains(&((*service).to_owned(), (*name).to_owned())));
         if !whole {
             eprintln!("so far: {spans:?}");
         }
