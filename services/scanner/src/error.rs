@@ -18,6 +18,8 @@ pub enum Error {
     TooManyLayers { layers: usize, limit: usize },
     #[error("layer {digest} could not be read")]
     Layer { digest: Digest, source: Box<Error> },
+    #[error("layer {digest} was not read")]
+    NotRead { digest: Digest },
     #[error("the image could not be scanned within {limit:?}")]
     TimedOut { limit: Duration },
 
@@ -81,6 +83,7 @@ impl Error {
             | Self::DatabaseTooOld { .. } => true,
             Self::NotAnImage { .. }
             | Self::TooManyLayers { .. }
+            | Self::NotRead { .. }
             | Self::Read(_)
             | Self::Archive { .. }
             | Self::Truncated { .. }

@@ -74,9 +74,11 @@ impl Osv {
         let read: Vec<Layer> =
             stream::iter(reads).buffer_unordered(LAYERS_AT_ONCE).try_collect().await?;
         known.extend(read.into_iter().map(|layer| (layer.digest, layer.index)));
-        let index =
-            |digest| known.get(&digest).map(|index| Layer { digest, index: Arc::clone(index) });
-        Ok(digests.into_iter().filter_map(index).collect())
+        let index = |digest| match known.get(&digest) {
+            Some(index) => Ok(Layer { digest, index: Arc::clone(index) }),
+            None => Err(Error::NotRead { digest }),
+        };
+        digests.into_iter().map(index).collect()
     }
 
     async fn layer(&self, target: Target<'_>, layer: &Descriptor) -> Result<Layer, Error> {

@@ -25,7 +25,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(scan: Scan, decision: Decision, scanned_at: DateTime<Utc>) -> Self {
+    pub fn new(scan: Scan, mut decision: Decision, scanned_at: DateTime<Utc>) -> Self {
+        if scan.database.partial {
+            decision.warnings.push(format!(
+                "no advisory database is imported: only the {} advisories of the starter set were looked for",
+                scan.database.advisories
+            ));
+        }
         Self { schema: SCHEMA.to_owned(), scanned_at, decision, scan }
     }
 

@@ -96,6 +96,15 @@ fn the_full_report_says_everything_on_one_level_and_can_be_read_back() {
 }
 
 #[test]
+fn a_scan_with_the_starter_set_says_so_to_the_user() {
+    let warnings = report().decision.warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("the 3 advisories of the starter set")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn equal_scans_give_equal_bytes() {
     assert_eq!(report().to_json().unwrap(), report().to_json().unwrap());
     assert_eq!(report().to_cyclonedx().unwrap(), report().to_cyclonedx().unwrap());
