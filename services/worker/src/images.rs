@@ -1,0 +1,178 @@
+//! The images that this worker keeps in its engine: taken, held while in use, put out when there are too many.
+//!
+//! A pull runs in a task of its own, one for each digest: who asks while it runs waits for the same one, and
+//! nobody who goes away ends it for the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use mecapy_engine::Engine;
+use mecapy_proto::v1::CacheOutcome;
+use mecapy_registry::Digest;
+use tokio::sync::Notify;
+use tracing::Instrument as _;
+
+use crate::error::Problem;
+use crate::image_cache::{Bounds, Cache, Image, Pin};
+use crate::pull::{NotPulled, Sources};
+use crate::{local_images, metric_definitions as metrics};
+
+/// A handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Images(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    sources: Sources,
+    state: Mutex<State>,
+    /// Told when something was added or let go of.
+    changed: Notify,
+}
+
+struct State {
+    cache: Cache,
+    pulls: HashMap<Digest, Pull>,
+}
+
+type Pulled = Result<(Arc<Held>, CacheOutcome), NotPulled>;
+type Pull = Shared<BoxFuture<'static, Pulled>>;
+
+/// An image in use: not put out as long as this lives.
+pub(crate) struct Held {
+    images: Images,
+    pin: Pin,
+}
+
+impl Held {
+    /// The engine's id of the image.
+    pub(crate) fn id(&self) -> &str {
+        &self.pin.id
+    }
+
+    /// Says that the engine hasn't got it after all: somebody else removed it.
+    pub(crate) fn is_gone(&self) {
+        self.images.state().cache.forget(&self.pin);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.images.state().cache.unpin(&self.pin);
+        self.images.0.changed.notify_one();
+    }
+}
+
+impl Images {
+    /// Begins with what the engine has of before, oldest first.
+    pub(crate) fn new(
+        engine: Engine,
+        sources: Sources,
+        bounds: Bounds,
+        found: Vec<(Digest, Image)>,
+    ) -> Self {
+        let mut cache = Cache::new(bounds);
+        for (digest, image) in found {
+            cache.insert(digest, image);
+        }
+        let state = State { cache, pulls: HashMap::new() };
+        let images = Self(Arc::new(Inner {
+            engine,
+            sources,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }));
+        images.0.changed.notify_one();
+        tokio::spawn(images.clone().evict());
+        images
+    }
+
+    /// The image of this digest, held: from the engine if it is there, else from a registry.
+    pub(crate) async fn take(
+        &self,
+        repository: &str,
+        digest: Digest,
+    ) -> Result<(Arc<Held>, CacheOutcome), Problem> {
+        let pull = {
+            let mut state = self.state();
+            if let Some(pin) = state.cache.pin(digest) {
+                return Ok((Arc::new(Held { images: self.clone(), pin }), CacheOutcome::Hit));
+            }
+            let pull = state
+                .pulls
+                .entry(digest)
+                .or_insert_with(|| self.start_pull(repository.to_owned(), digest));
+            pull.clone()
+        };
+        Ok(pull.await?)
+    }
+
+    fn start_pull(&self, repository: String, digest: Digest) -> Pull {
+        let images = self.clone();
+        let pull = async move {
+            let pulled = images.pull(&repository, digest).await;
+            // From here on, who asks finds it in the cache, or begins anew.
+            images.state().pulls.remove(&digest);
+            pulled
+        };
+        let pull = tokio::spawn(pull.in_current_span());
+        async move { pull.await.unwrap_or(Err(NotPulled::Interrupted)) }.boxed().shared()
+    }
+
+    async fn pull(&self, repository: &str, digest: Digest) -> Pulled {
+        let Inner { engine, sources, .. } = &*self.0;
+        let (reference, outcome) = sources.pull(engine, repository, digest).await?;
+        let name = reference.to_string();
+        let failed = |error| NotPulled::Failed { image: name.clone(), error: Arc::new(error) };
+        let info = engine.image(&name).await.map_err(failed)?;
+        let info = info
+            .ok_or_else(|| failed(mecapy_engine::Error::ImageNotFound { image: name.clone() }))?;
+        let names = local_images::by_digest(&info.repo_digests, &sources.hosts())
+            .into_iter()
+            .find_map(|(known, names)| (known == digest).then_some(names))
+            .unwrap_or_else(|| vec![name.clone()]);
+
+        let mut state = self.state();
+        state.cache.insert(digest, Image { id: info.id, names, bytes: info.size });
+        // Held before anybody can put it out.
+        let pin = state.cache.pin(digest).ok_or(NotPulled::Interrupted)?;
+        drop(state);
+        self.0.changed.notify_one();
+        Ok((Arc::new(Held { images: self.clone(), pin }), outcome))
+    }
+
+    /// Puts out what is too much, for as long as the process runs.
+    async fn evict(self) {
+        loop {
+            self.0.changed.notified().await;
+            while let Some((digest, image)) = self.pop_excess() {
+                if let Err(error) = self.remove(&image).await {
+                    // A container of somebody else has it, or the engine is away: tried again with the next change.
+                    tracing::warn!(%digest, error = mecapy_service::chain(&error), "an image could not be put out");
+                    self.state().cache.insert(digest, image);
+                    break;
+                }
+                metrics::evicted();
+                tracing::info!(%digest, bytes = image.bytes, "put an image out");
+            }
+            let state = self.state();
+            metrics::cached(state.cache.len(), state.cache.bytes());
+        }
+    }
+
+    fn pop_excess(&self) -> Option<(Digest, Image)> {
+        self.state().cache.pop_excess()
+    }
+
+    async fn remove(&self, image: &Image) -> Result<(), mecapy_engine::Error> {
+        for name in &image.names {
+            self.0.engine.remove_image(name).await?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

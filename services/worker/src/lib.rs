@@ -1,0 +1,167 @@
+//! The worker: runs a function's image on a task's inputs, once as far as anybody can tell.
+//!
+//! Invariants:
+//! 1. Only a digest with a PASSED scan on record runs, and only as an image of the task's own function.
+//! 2. Taking a task raises its attempt, and only the newest attempt's end is recorded. An attempt that was overtaken
+//!    leaves no trace: no row, no event, no result, no ack.
+//! 3. A task ends. What can't be run fails with a typed code; what can't be run again and again is LOST.
+//! 4. An image in use is not put out; the cache is within its limits otherwise; images that no worker pulled are
+//!    not touched.
+//! 5. No container outlives its task: it is removed at its end, when the process is told to end, by the next start
+//!    under the same name after a crash, and by whoever takes the task over on this engine.
+//!
+//! The way of a task:
+//!
+//! ```text
+//! task.dispatch ─▶ row ─▶ reasons not to run ─▶ fetch: inputs ∥ image_choice ─▶ images (cache, else pull) ─▶ claim
+//!   ─▶ execution (one hardened container) ─▶ ending (pure) ─▶ storage (S3) ─▶ report (row, usage, task.done) ─▶ KV
+//! ```
+
+mod config;
+mod dispatch;
+mod ending;
+mod error;
+mod execution;
+mod image_cache;
+mod image_choice;
+mod images;
+mod inputs;
+mod json;
+mod leftovers;
+mod local_images;
+mod metric_definitions;
+mod patience;
+mod pull;
+mod report;
+mod running;
+mod storage;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mecapy_bus::{Backbone, ConsumerOptions, Results, topology};
+use mecapy_engine::Engine;
+use mecapy_objects::Objects;
+use mecapy_proto::v1::TaskDispatch;
+use mecapy_service::{Condition, Context, chain};
+use tokio_util::task::TaskTracker;
+
+pub use config::{CacheOptions, Config, LimitOptions, Options};
+pub use error::Error;
+
+use crate::image_cache::Bounds;
+use crate::images::Images;
+use crate::pull::Sources;
+use crate::running::Running;
+use crate::worker::Worker;
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs the worker until it is told to stop and what runs has ended or is handed back.
+pub async fn run(
+    config: Config,
+    context: Context,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let name = config.name();
+    let sources = Sources {
+        primary: config.registries.primary()?,
+        fallback: config.registries.fallback()?,
+        limit: Duration::from_secs(config.worker.cache.pull_timeout_seconds),
+    };
+    let bounds =
+        Bounds { images: config.worker.cache.max_images, bytes: config.worker.cache.max_gib << 30 };
+    let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
+    let objects = Objects::new(&config.s3);
+    tokio::spawn(watch_objects(objects.clone(), context.health.condition("s3")));
+
+    let docker = context.health.condition("docker");
+    let begin = begin(&config, &name, &sources, bounds, &docker);
+    let Some((engine, images)) = context.shutdown.run_until_cancelled(begin).await else {
+        return Ok(());
+    };
+    tokio::spawn(watch_engine(engine.clone(), docker));
+    let running = Running::default();
+    tokio::spawn(running.clone().listen(backbone.live.clone()));
+    tokio::spawn(leftovers::watch(engine.clone(), name.clone(), running.clone()));
+
+    let slots = config.worker.slots();
+    metric_definitions::slots(slots);
+    tracing::info!(worker = name, slots, "takes tasks");
+    let afterwards = TaskTracker::new();
+    let worker = Worker {
+        name: name.clone(),
+        options: config.worker,
+        pool: backbone.pool.clone(),
+        objects,
+        results: Arc::new(Results::new(backbone.bus.clone())),
+        engine: engine.clone(),
+        sources,
+        images,
+        running,
+        afterwards: afterwards.clone(),
+    };
+    let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
+    backbone.consume::<TaskDispatch, _>(&context, consumer, worker).await;
+
+    // What was handed back is being killed now: the process must not end before it.
+    leftovers::remove_all(&engine, &name).await?;
+    afterwards.close();
+    afterwards.wait().await;
+    backbone.bus.flush().await;
+    Ok(())
+}
+
+/// Waits for the engine, removes what a dead predecessor left in it, and learns which images it has.
+async fn begin(
+    config: &Config,
+    name: &str,
+    sources: &Sources,
+    bounds: Bounds,
+    docker: &Condition,
+) -> (Engine, Images) {
+    loop {
+        match try_begin(config, name, sources, bounds).await {
+            Ok(begun) => {
+                docker.met();
+                return begun;
+            }
+            Err(error) => docker.missing(chain(&error)),
+        }
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+    }
+}
+
+async fn try_begin(
+    config: &Config,
+    name: &str,
+    sources: &Sources,
+    bounds: Bounds,
+) -> Result<(Engine, Images), Error> {
+    let engine = Engine::connect(&config.docker).await?;
+    leftovers::remove_all(&engine, name).await?;
+    let found = local_images::list(&config.docker, &sources.hosts()).await?;
+    tracing::info!(images = found.len(), "images of before are kept");
+    Ok((engine.clone(), Images::new(engine, sources.clone(), bounds, found)))
+}
+
+async fn watch_engine(engine: Engine, condition: Condition) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match engine.ping().await {
+            Ok(()) => condition.met(),
+            Err(error) => condition.missing(chain(&error)),
+        }
+    }
+}
+
+async fn watch_objects(objects: Objects, condition: Condition) {
+    loop {
+        match objects.ping().await {
+            Ok(()) => condition.met(),
+            Err(error) => condition.missing(chain(&error)),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,96 @@
+//! Function images that the engine has already: what a cache begins with.
+
+use std::collections::HashMap;
+
+use bollard::query_parameters::ListImagesOptionsBuilder;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use mecapy_registry::{Digest, ImageRef};
+
+use crate::Error;
+use crate::image_cache::Image;
+
+/// What every image of a function carries.
+pub(crate) const FUNCTION_LABEL: &str = "org.mecapy.function.id";
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+const LIMIT_SECONDS: u64 = 60;
+
+/// All images with the label that came from one of these registries, oldest first.
+pub(crate) async fn list(
+    options: &mecapy_engine::Options,
+    registries: &[&str],
+) -> Result<Vec<(Digest, Image)>, Error> {
+    let host = options.host.as_deref().unwrap_or(DEFAULT_HOST);
+    let docker = if host.starts_with("unix://") {
+        Docker::connect_with_unix(host, LIMIT_SECONDS, API_DEFAULT_VERSION)?
+    } else {
+        Docker::connect_with_http(host, LIMIT_SECONDS, API_DEFAULT_VERSION)?
+    };
+    let docker = docker.negotiate_version().await?;
+    let filters = HashMap::from([("label", vec![FUNCTION_LABEL])]);
+    let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+    let mut images = docker.list_images(Some(options)).await?;
+    images.sort_by_key(|image| image.created);
+    Ok(images
+        .into_iter()
+        .flat_map(|image| {
+            let bytes = u64::try_from(image.size).unwrap_or_default();
+            by_digest(&image.repo_digests, registries)
+                .into_iter()
+                .map(move |(digest, names)| (digest, Image { id: image.id.clone(), names, bytes }))
+        })
+        .collect())
+}
+
+/// An image's names that are ours to remove, by digest.
+pub(crate) fn by_digest(
+    repo_digests: &[String],
+    registries: &[&str],
+) -> Vec<(Digest, Vec<String>)> {
+    let mut found: Vec<(Digest, Vec<String>)> = Vec::new();
+    for name in repo_digests {
+        let Ok(ImageRef { registry, repository, digest: Some(digest), .. }) = name.parse() else {
+            continue;
+        };
+        if !registries.contains(&registry.as_str()) || !is_published(&repository) {
+            continue;
+        }
+        match found.iter_mut().find(|(known, _)| *known == digest) {
+            Some((_, names)) => names.push(name.clone()),
+            None => found.push((digest, vec![name.clone()])),
+        }
+    }
+    found
+}
+
+/// Where images run from: `…/functions/user-{owner}-func-{id}`. What the builder has in staging is not ours.
+fn is_published(repository: &str) -> bool {
+    let mut parts = repository.rsplit('/');
+    parts.next().is_some_and(|name| name.starts_with("user-")) && parts.next() == Some("functions")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_published_images_of_our_registries_are_ours() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let names = |names: &[String]| by_digest(names, &["a:1", "b.c"]);
+        let ours = format!("a:1/mecapy/functions/user-x-func-1@{one}");
+        let fallback = format!("b.c/mecapy/functions/user-x-func-1@{one}");
+        let other_digest = format!("b.c/mecapy/functions/user-x-func-1@{two}");
+        assert_eq!(
+            names(&[ours.clone(), fallback.clone(), other_digest.clone()]),
+            [(one, vec![ours, fallback]), (two, vec![other_digest])]
+        );
+        assert_eq!(
+            names(&[
+                format!("a:1/mecapy/staging/user-x-func-1@{one}"),
+                format!("a:1/mecapy/base/python@{one}"),
+                format!("elsewhere:1/mecapy/functions/user-x-func-1@{one}"),
+                "<none>@<none>".to_owned(),
+            ]),
+            []
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! The metrics of the worker.
+
+use std::time::Duration;
+
+use mecapy_proto::v1::{CacheOutcome, TaskStatus};
+use mecapy_service::metrics::{counter, gauge, histogram};
+
+/// Tasks whose end was recorded here, by status.
+pub(crate) fn ended(status: TaskStatus) {
+    counter!("mecapy_tasks_total", "status" => status.as_str_name()).increment(1);
+}
+
+/// From the container's start to the function's end.
+pub(crate) fn ran(status: TaskStatus, took: Duration) {
+    histogram!("mecapy_task_run_seconds", "status" => status.as_str_name())
+        .record(took.as_secs_f64());
+}
+
+/// Whether a task's image was here: HIT, MISS, FAILOVER.
+pub(crate) fn image_asked(outcome: CacheOutcome) {
+    counter!("mecapy_image_cache_total", "outcome" => outcome.as_str_name()).increment(1);
+}
+
+pub(crate) fn slots(slots: usize) {
+    gauge!("mecapy_worker_slots").set(slots as f64);
+}
+
+pub(crate) fn slots_in_use(change: f64) {
+    gauge!("mecapy_worker_slots_in_use").increment(change);
+}
+
+/// What the cache holds.
+pub(crate) fn cached(images: usize, bytes: u64) {
+    gauge!("mecapy_cached_images").set(images as f64);
+    gauge!("mecapy_cached_image_bytes").set(bytes as f64);
+}
+
+pub(crate) fn evicted() {
+    counter!("mecapy_images_evicted_total").increment(1);
+}
+
+/// Pulls that the primary failed and the fallback was asked for.
+pub(crate) fn failover() {
+    counter!("registry_failover_total").increment(1);
+}
+
+/// `registry` is primary or fallback; `outcome` ok or what went wrong.
+pub(crate) fn pulled(registry: &'static str, outcome: &'static str, took: Duration) {
+    histogram!("registry_pull_seconds", "registry" => registry, "outcome" => outcome)
+        .record(took.as_secs_f64());
+}
+
+/// Containers that a dead worker, or a removal that failed, had left behind.
+pub(crate) fn swept(containers: usize) {
+    counter!("mecapy_containers_swept_total").increment(containers as u64);
+}

@@ -1,0 +1,14 @@
+//! The worker on real servers, a real engine and real images.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on should say where"
+)]
+
+mod attempts;
+mod images;
+mod refusals;
+mod runs;
+mod world;

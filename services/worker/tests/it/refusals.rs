@@ -1,0 +1,86 @@
+//! Tasks that are not run, and why.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use mecapy_objects::Key;
+use mecapy_proto::v1::task_dispatch::Inputs;
+use mecapy_proto::v1::{TaskDispatch, TaskStatus};
+use mecapy_registry::Digest;
+use mecapy_store::{TaskState, functions, tasks};
+
+use crate::world::{DOUBLE, World, code, primary, row};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_cannot_run_fails_with_the_reason_and_without_an_attempt() {
+    let world = World::start().await;
+    let worker = world.worker().await;
+    let ready = world.function(DOUBLE).await;
+    let unscanned = world.function_at(DOUBLE, &primary().await, false).await;
+    let (draft, _) = world.draft().await;
+    let past = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 - 5;
+    let task = |image: String| TaskDispatch { docker_image: image, ..world.task(ready.id, "{}") };
+    let mut too_late = world.task(ready.id, "{}");
+    too_late.deadline = Some(Default::default());
+    too_late.deadline.as_mut().unwrap().seconds = past;
+    let large = Key::task_inputs(mecapy_proto::TaskId::new());
+    world.objects.put(&large, Bytes::from(vec![b' '; (10 << 20) + 1])).await.unwrap();
+    let inputs = |key: &str| Some(Inputs::InputsS3Key(key.to_owned()));
+
+    for (dispatch, expected) in [
+        (world.task(unscanned.id, "{}"), "image-not-scanned"),
+        (task(Digest::of(b"never built").to_string()), "image-not-scanned"),
+        (
+            task(format!("{}/{}@{}", primary().await.host, ready.repository, unscanned.digest)),
+            "image-not-scanned",
+        ),
+        (task(format!("{}/{}", primary().await.host, unscanned.repository)), "image-not-found"),
+        (task("v99".to_owned()), "image-not-found"),
+        (world.task(draft, "{}"), "function-not-ready"),
+        (too_late, "deadline-exceeded"),
+        (world.task(ready.id, "{"), "invalid-inputs"),
+        (
+            TaskDispatch { inputs: inputs("tasks/none/inputs.json"), ..task(String::new()) },
+            "invalid-inputs",
+        ),
+        (
+            TaskDispatch { inputs: inputs(large.as_str()), ..task(String::new()) },
+            "inputs-too-large",
+        ),
+    ] {
+        let ended = world.run(&dispatch).await;
+        assert_eq!(
+            (ended.state, code(&ended).as_deref()),
+            (TaskState::Failed, Some(expected)),
+            "{dispatch:?}"
+        );
+        assert_eq!(
+            (ended.attempt, ended.exit_code, ended.cache.as_deref()),
+            (0, None, None),
+            "{expected}"
+        );
+        let done = world.done(ended.id()).await;
+        assert_eq!((done.len(), done[0].status()), (1, TaskStatus::Failed));
+        assert_eq!(done[0].failure.as_ref().unwrap().code, expected);
+    }
+    world.until_nothing_waits().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_a_deleted_function_fails() {
+    let world = World::start().await;
+    let ready = world.function(DOUBLE).await;
+    let dispatch = world.task(ready.id, r#"{"n": 1}"#);
+    let mut conn = world.pool.acquire().await.unwrap();
+    let id = dispatch.task_id.parse().unwrap();
+    assert!(tasks::create(&mut conn, &row(id, &ready)).await.unwrap());
+    functions::delete(&mut conn, ready.id).await.unwrap();
+    let worker = world.worker().await;
+    let ended = world.run(&dispatch).await;
+    assert_eq!(
+        (ended.state, code(&ended).as_deref()),
+        (TaskState::Failed, Some("unknown-function"))
+    );
+    worker.stop().await;
+}
