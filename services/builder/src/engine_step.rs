@@ -1,0 +1,352 @@
+//! One step of a build with the engine: its log, its time, its failure in our terms, and no trace left.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mecapy_engine::{BuildRequest, BuiltImage, ContextFile, Engine, LogSink};
+use mecapy_proto::ErrorCode;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::build_log::BuildLog;
+use crate::options::Options;
+use crate::rejection::Rejection;
+use crate::{Error, metric_definitions, uv};
+
+const LOCK_BEGINS: &str = "--- lock begins ---";
+const LOCK_ENDS: &str = "--- lock ends ---";
+/// Lines of a step that are kept to be read; a lock of 200 packages has some 10,000.
+const MAX_LINES: usize = 100_000;
+
+/// What every step needs that comes from the configuration.
+#[derive(Debug)]
+pub struct Settings {
+    files: Vec<ContextFile>,
+    ca_bundle: Option<Bytes>,
+    build_args: BTreeMap<String, String>,
+    registries: Vec<(String, mecapy_engine::Credentials)>,
+    options: Options,
+}
+
+impl Settings {
+    /// Reads the CA bundle.
+    pub fn new(
+        options: &Options,
+        registries: Vec<(String, mecapy_engine::Credentials)>,
+    ) -> Result<Self, Error> {
+        let ca_bundle = match &options.ca_bundle {
+            Some(path) => {
+                Some(Bytes::from(std::fs::read(path).map_err(|error| Error::Options {
+                    key: "builder.ca_bundle",
+                    problem: format!("{}: {error}", path.display()),
+                })?))
+            }
+            None => None,
+        };
+        let index = match &options.index_url {
+            // A JSON string is a TOML string.
+            Some(url) => {
+                format!("[[index]]\nurl = {}\ndefault = true\n", serde_json::json!(url.expose()))
+            }
+            None => String::new(),
+        };
+        let proxies = [
+            ("HTTP_PROXY", options.http_proxy.as_ref().map(|proxy| proxy.expose())),
+            ("HTTPS_PROXY", options.https_proxy.as_ref().map(|proxy| proxy.expose())),
+            ("NO_PROXY", options.no_proxy.as_deref()),
+        ];
+        // The engine knows these arguments without an ARG, and keeps them out of the image's history.
+        let build_args = proxies
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value.to_owned())))
+            .flat_map(|(name, value)| [(name.to_lowercase(), value.clone()), (name, value)])
+            .collect();
+        Ok(Self {
+            files: vec![ContextFile::new("uv.toml", index)],
+            ca_bundle,
+            build_args,
+            registries,
+            options: options.clone(),
+        })
+    }
+}
+
+/// The time that is left for all steps of one build.
+#[derive(Debug)]
+pub struct Budget(Duration);
+
+impl Budget {
+    pub fn new(options: &Options) -> Self {
+        Self(options.limit())
+    }
+
+    pub fn left(&self) -> Duration {
+        self.0
+    }
+
+    pub fn spend(&mut self, time: Duration) {
+        self.0 = self.0.saturating_sub(time);
+    }
+}
+
+/// Removes the images that builds leave with the engine, beside the builds.
+#[derive(Debug, Clone)]
+pub struct Broom {
+    engine: Engine,
+    removals: TaskTracker,
+}
+
+impl Broom {
+    pub fn new(engine: &Engine) -> Self {
+        Self { engine: engine.clone(), removals: TaskTracker::new() }
+    }
+
+    /// A name that no other step, process or machine has.
+    pub fn scratch(&self, purpose: &str) -> Scratch {
+        self.scratch_named(format!("mecapy-build/{purpose}:{}", uuid::Uuid::now_v7().simple()))
+    }
+
+    pub fn scratch_named(&self, name: String) -> Scratch {
+        Scratch { broom: self.clone(), name }
+    }
+
+    /// Waits until what was to be removed is gone.
+    pub async fn finish(&self) {
+        self.removals.close();
+        self.removals.wait().await;
+        self.removals.reopen();
+    }
+}
+
+/// An image that is removed when this is dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    broom: Broom,
+    pub name: String,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (engine, name) = (self.broom.engine.clone(), std::mem::take(&mut self.name));
+        let removal = async move {
+            if let Err(error) = engine.remove_image(&name).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(image = name, error, "an image of a build could not be removed");
+            }
+        };
+        self.broom.removals.spawn_on(removal, &runtime);
+    }
+}
+
+/// What a step printed.
+#[derive(Debug, Default)]
+pub struct Output {
+    lines: Vec<String>,
+    lock: String,
+    in_lock: bool,
+}
+
+impl Output {
+    /// Takes a line; true: the user should see it.
+    fn take(&mut self, line: &str) -> bool {
+        match line {
+            LOCK_BEGINS => self.in_lock = true,
+            LOCK_ENDS => self.in_lock = false,
+            _ if self.in_lock => {
+                self.lock.push_str(line);
+                self.lock.push('\n');
+            }
+            _ if is_noise(line) => {}
+            _ => {
+                if self.lines.len() < MAX_LINES {
+                    self.lines.push(line.to_owned());
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The lock that the resolver printed.
+    pub fn lock(&self) -> &str {
+        &self.lock
+    }
+}
+
+/// What the engine says of its own work.
+fn is_noise(line: &str) -> bool {
+    const STARTS: &[&str] = &[
+        "Step ",
+        " ---> ",
+        "Removing intermediate container ",
+        "Successfully built ",
+        "Successfully tagged ",
+        "[Warning] ",
+    ];
+    let is_layer = |id: &str| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    line.is_empty()
+        || STARTS.iter().any(|start| line.starts_with(start))
+        || line.split_once(": ").is_some_and(|(id, _)| is_layer(id))
+}
+
+/// A step: a Dockerfile and the files that it copies.
+pub struct Step<'a> {
+    /// For the metrics and for messages: "resolve", "install", "assemble".
+    pub name: &'static str,
+    pub dockerfile: String,
+    pub files: Vec<ContextFile>,
+    pub image: &'a str,
+}
+
+/// Runs a step within what is left of the time.
+pub async fn run(
+    engine: &Engine,
+    settings: &Settings,
+    step: Step<'_>,
+    budget: &mut Budget,
+    log: &BuildLog,
+    cancel: &CancellationToken,
+) -> Result<(BuiltImage, Output), Error> {
+    let options = &settings.options;
+    let output = Arc::new(Mutex::new(Output::default()));
+    let sink = {
+        let (output, log) = (Arc::clone(&output), log.clone());
+        LogSink::new(move |line| {
+            if output.lock().unwrap_or_else(PoisonError::into_inner).take(line) {
+                log.write(line);
+            }
+        })
+    };
+    let mut files = settings.files.clone();
+    files.extend(step.files);
+    let request = BuildRequest {
+        dockerfile: step.dockerfile,
+        files,
+        tag: step.image.to_owned(),
+        build_args: settings.build_args.clone(),
+        labels: BTreeMap::new(),
+        memory_bytes: options.memory_bytes,
+        cpus: options.cpus,
+        network: options.network.clone(),
+        ca_bundle: settings.ca_bundle.clone(),
+        registries: settings.registries.clone(),
+        // What the index says now counts, not what it said when the same step ran last.
+        no_cache: true,
+        limit: budget.left(),
+    };
+    let began = Instant::now();
+    let built = engine.build(request, &sink, cancel).await;
+    budget.spend(began.elapsed());
+    metric_definitions::step(step.name, began.elapsed());
+    let output = std::mem::take(&mut *output.lock().unwrap_or_else(PoisonError::into_inner));
+    match built {
+        Ok(image) => Ok((image, output)),
+        Err(error) => Err(failure(error, &output.lines, options)),
+    }
+}
+
+fn failure(error: mecapy_engine::Error, lines: &[String], options: &Options) -> Error {
+    use mecapy_engine::Error as Engine;
+    let rejected = |code, message: String| Error::Rejected(Rejection::new(code, message));
+    match error {
+        Engine::Cancelled => Error::Cancelled,
+        Engine::TimedOut { .. } => rejected(
+            ErrorCode::BuildTimeout,
+            format!(
+                "the packages were not there within {} s: ask for fewer or smaller ones",
+                options.limit_seconds
+            ),
+        ),
+        Engine::OutOfMemory { .. } => rejected(
+            ErrorCode::BuildOutOfMemory,
+            format!(
+                "installing the packages needs more than {} MiB of memory",
+                options.memory_bytes >> 20
+            ),
+        ),
+        Engine::Failed { exit_code: Some(code), .. } => match uv::explain(lines) {
+            uv::Cause::Requirements(rejection) => rejection.into(),
+            uv::Cause::Index(problem) => Error::Index(problem),
+            uv::Cause::Machine(problem) => Error::Machine(problem),
+            uv::Cause::Unknown => rejected(
+                ErrorCode::BuildFailed,
+                format!("installing the packages failed with status {code}; the log says more"),
+            ),
+        },
+        source => Error::engine("building the dependency image")(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_is_taken_out_of_what_the_user_sees() {
+        let mut output = Output::default();
+        let lines = [
+            "Step 1/4 : FROM x",
+            " ---> 0123",
+            "0123456789ab: Pulling fs layer",
+            "Resolved 2 packages",
+            LOCK_BEGINS,
+            "a==1 \\",
+            "    --hash=sha256:00",
+            LOCK_ENDS,
+            "",
+            "done",
+        ];
+        let shown: Vec<&str> = lines.into_iter().filter(|line| output.take(line)).collect();
+        assert_eq!(shown, ["Resolved 2 packages", "done"]);
+        assert_eq!(output.lock(), "a==1 \\\n    --hash=sha256:00\n");
+    }
+
+    #[test]
+    fn the_time_of_a_build_is_shared_by_its_steps() {
+        let mut budget = Budget::new(&Options { limit_seconds: 10, ..Options::default() });
+        budget.spend(Duration::from_secs(4));
+        assert_eq!(budget.left(), Duration::from_secs(6));
+        budget.spend(Duration::from_secs(40));
+        assert_eq!(budget.left(), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_index_with_a_quote_in_its_url_stays_one_value() {
+        let options = Options {
+            index_url: Some(mecapy_service::Secret::new("https://u:\"\n[x]@i/simple")),
+            ..Options::default()
+        };
+        let settings = Settings::new(&options, Vec::new()).unwrap();
+        let toml = std::str::from_utf8(&settings.files[0].bytes).unwrap();
+        assert_eq!(toml.lines().count(), 3, "{toml}");
+    }
+
+    #[test]
+    fn each_end_of_the_engine_is_told_as_what_it_is() {
+        use mecapy_engine::Error as Engine;
+        let code = |error: Engine, lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            match failure(error, &lines, &Options::default()) {
+                Error::Rejected(rejection) => Some(rejection.code),
+                _ => None,
+            }
+        };
+        let failed =
+            |exit_code| Engine::Failed { exit_code, message: String::new(), tail: Vec::new() };
+        assert_eq!(
+            code(Engine::TimedOut { limit: Duration::ZERO, tail: Vec::new() }, &[]),
+            Some(ErrorCode::BuildTimeout)
+        );
+        assert_eq!(
+            code(Engine::OutOfMemory { memory_bytes: 1, tail: Vec::new() }, &[]),
+            Some(ErrorCode::BuildOutOfMemory)
+        );
+        assert_eq!(code(failed(Some(1)), &["nothing known"]), Some(ErrorCode::BuildFailed));
+        assert_eq!(code(failed(Some(1)), &["error: Failed to fetch: https://x"]), None);
+        assert_eq!(code(failed(None), &[]), None);
+        assert_eq!(code(Engine::Cancelled, &[]), None);
+    }
+}

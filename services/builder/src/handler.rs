@@ -1,0 +1,344 @@
+//! The shell around the core: `build.requested` in, `build.done` or `build.failed` out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mecapy_bus::{Delivery, HandlerError, Live, Outcome, Outgoing};
+use mecapy_objects::{Key, Objects};
+use mecapy_proto::v1::build_requested::Source;
+use mecapy_proto::v1::{BuildDone, BuildFailed, BuildRequested, Failure};
+use mecapy_proto::{BuildId, ErrorCode, FunctionId, Owner};
+use mecapy_store::functions::{self, Added, NewVersion};
+use mecapy_store::{BuildState, PgPool, StoredFailure, builds};
+use tokio_util::sync::CancellationToken;
+
+use crate::build_log::BuildLog;
+use crate::builder::{Builder, Built, Request};
+use crate::rejection::Rejection;
+use crate::{Error, live_lines};
+
+/// How often a running build looks whether it was cancelled.
+const LOOK_FOR_CANCEL_EVERY: Duration = Duration::from_secs(1);
+/// How long the last lines may take to get to onlookers.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
+/// Sources that came by another way than the gateway lie here; nothing else in the bucket is a source.
+const SOURCES: &str = "sources/";
+const DEFAULT_VARIANT: &str = "slim";
+
+/// The handler of `build.requested`.
+#[derive(Debug)]
+pub struct Handler {
+    pub builder: Arc<Builder>,
+    pub pool: PgPool,
+    pub objects: Objects,
+    pub live: Live,
+}
+
+/// What the record says about a request.
+enum Admission {
+    Build(Box<Request>),
+    /// It ended, or went on, without this message.
+    Nothing,
+    Refuse(Rejection),
+}
+
+impl mecapy_bus::Handler<BuildRequested> for Handler {
+    async fn handle(&self, event: BuildRequested, _: &Delivery) -> Result<Outcome, HandlerError> {
+        let began = Instant::now();
+        let id: BuildId = parse(event.build_id.parse())?;
+        let function = parse(FunctionId::new(event.function_id))?;
+        let (live, sending) = live_lines::channel(self.live.build_log(id));
+        let options = self.builder.options();
+        let log = BuildLog::new(options.max_log_bytes, options.secrets(), live);
+
+        let outcome = match self.admit(id, function, &event).await? {
+            Admission::Nothing => Ok(Outcome::nothing()),
+            Admission::Refuse(rejection) => {
+                log.write(&format!("refused: {rejection}"));
+                self.failed(id, &event, &rejection, &log, began).await
+            }
+            Admission::Build(request) => self.build(id, &event, *request, &log, began).await,
+        };
+        // The last lines are on their way before the event that ends the build.
+        drop(log);
+        let _ = tokio::time::timeout(LAST_LINES_WITHIN, sending).await;
+        outcome
+    }
+}
+
+impl Handler {
+    /// Finds or makes the version and the build, and moves the build to `building`.
+    async fn admit(
+        &self,
+        id: BuildId,
+        function: FunctionId,
+        event: &BuildRequested,
+    ) -> Result<Admission, HandlerError> {
+        let refuse = |code, message: String| Ok(Admission::Refuse(Rejection::new(code, message)));
+        let known = builds::get(&self.pool, id).await?;
+        if let Some(build) = &known {
+            if build.function_id()? != function {
+                return Err(HandlerError::permanent(format!(
+                    "build {id} is one of another function than {function}"
+                )));
+            }
+            if !matches!(build.state, BuildState::Queued | BuildState::Building) {
+                return Ok(Admission::Nothing);
+            }
+        }
+        let unknown = || format!("there is no function {function}");
+        let Some(record) = functions::get(&self.pool, function).await? else {
+            return refuse(ErrorCode::UnknownFunction, unknown());
+        };
+        if !event.owner.is_empty() && event.owner != record.owner {
+            return refuse(ErrorCode::UnknownFunction, unknown());
+        }
+        let owner: Owner = parse(record.owner.parse())?;
+        let code = match self.source(event).await? {
+            Ok(code) => code,
+            Err(rejection) => return Ok(Admission::Refuse(rejection)),
+        };
+        let variant =
+            if event.base_variant.is_empty() { DEFAULT_VARIANT } else { &event.base_variant };
+        let mut request = Request {
+            function_id: function,
+            owner,
+            version: event.version,
+            python: event.python_version.clone(),
+            variant: variant.to_owned(),
+            code,
+            requirements: event.requirements.clone(),
+        };
+        match known {
+            Some(build) => {
+                request.version = build.version.unsigned_abs();
+                self.check_inputs(id, &request).await?;
+            }
+            None => match self.create(id, &request).await? {
+                Added::Version(version) => request.version = version,
+                Added::UnknownFunction => return refuse(ErrorCode::UnknownFunction, unknown()),
+                Added::Conflict => {
+                    return refuse(
+                        ErrorCode::VersionConflict,
+                        format!(
+                            "version {} of function {function} exists with other inputs",
+                            event.version
+                        ),
+                    );
+                }
+            },
+        }
+        match builds::start(&self.pool, id).await? {
+            Some(BuildState::Building) => Ok(Admission::Build(Box::new(request))),
+            Some(_) => Ok(Admission::Nothing),
+            None => Err(HandlerError::transient(format!("build {id} is gone"))),
+        }
+    }
+
+    /// A build is of one version, and a version of one set of inputs: whatever else carries its id is no
+    /// request for it.
+    async fn check_inputs(&self, id: BuildId, request: &Request) -> Result<(), HandlerError> {
+        let version = functions::version(&self.pool, request.function_id, request.version).await?;
+        if version.is_some_and(|version| version.inputs_sha256 == request.inputs_sha256()) {
+            return Ok(());
+        }
+        Err(HandlerError::permanent(format!(
+            "build {id} was asked for with other inputs than these"
+        )))
+    }
+
+    /// For a producer that didn't come through the gateway: the version and the build are made here.
+    async fn create(&self, id: BuildId, request: &Request) -> Result<Added, HandlerError> {
+        let new = NewVersion {
+            python_version: request.python.clone(),
+            base_variant: request.variant.clone(),
+            requirements: request.requirements.clone(),
+            inputs_sha256: request.inputs_sha256(),
+        };
+        let mut transaction = self.pool.begin().await.map_err(mecapy_store::Error::from)?;
+        let added =
+            functions::add_version(&mut transaction, request.function_id, request.version, &new)
+                .await?;
+        if let Added::Version(version) = added {
+            builds::create(&mut transaction, id, request.function_id, version).await?;
+            transaction.commit().await.map_err(mecapy_store::Error::from)?;
+        }
+        Ok(added)
+    }
+
+    async fn source(
+        &self,
+        event: &BuildRequested,
+    ) -> Result<Result<Bytes, Rejection>, HandlerError> {
+        let limit = self.builder.options().validation.max_code_bytes;
+        let missing = |what: String| Ok(Err(Rejection::new(ErrorCode::SourceMissing, what)));
+        let key = match &event.source {
+            Some(Source::Code(code)) => return Ok(Ok(Bytes::from(code.clone()))),
+            Some(Source::SourceS3Key(key)) if key.starts_with(SOURCES) => key,
+            Some(Source::SourceS3Key(key)) => {
+                return missing(format!(
+                    "{key:?} is no key of a source: it must begin with {SOURCES}"
+                ));
+            }
+            None => return missing("the request has no code".to_owned()),
+        };
+        match self.objects.get(&Key::given(key), limit as u64).await {
+            Ok(Some(code)) => Ok(Ok(code)),
+            Ok(None) => missing(format!("there is no source under {key}")),
+            Err(mecapy_objects::Error::TooLarge { .. }) => Ok(Err(Rejection::new(
+                ErrorCode::CodeTooLarge,
+                format!("the code has more than the {limit} bytes that are accepted"),
+            ))),
+            Err(error) => Err(HandlerError::transient(error)),
+        }
+    }
+
+    async fn build(
+        &self,
+        id: BuildId,
+        event: &BuildRequested,
+        request: Request,
+        log: &BuildLog,
+        began: Instant,
+    ) -> Result<Outcome, HandlerError> {
+        let cancel = CancellationToken::new();
+        let built = tokio::select! {
+            built = self.builder.build(&request, log, &cancel) => built,
+            never = self.watch_for_cancel(id, &cancel) => match never {},
+        };
+        match built {
+            Ok(built) => self.done(id, event, &request, built, log, began).await,
+            Err(error) if error.is_transient() => {
+                // The next try writes it anew; until then this one can be read.
+                let _ = self.keep_log(id, log).await;
+                Err(HandlerError::transient(error))
+            }
+            Err(error) => {
+                if !matches!(error, Error::Rejected(_) | Error::Cancelled) {
+                    let error = mecapy_service::chain(&error);
+                    tracing::error!(build.id = %id, error, "a build failed for a reason that is not the user's");
+                }
+                self.failed(id, event, &error.rejection(), log, began).await
+            }
+        }
+    }
+
+    /// Ends the build when the record says so. Never returns.
+    async fn watch_for_cancel(
+        &self,
+        id: BuildId,
+        cancel: &CancellationToken,
+    ) -> std::convert::Infallible {
+        loop {
+            match builds::get(&self.pool, id).await {
+                Ok(Some(build)) if build.cancel_requested || build.state.is_final() => {
+                    cancel.cancel();
+                    return std::future::pending().await;
+                }
+                // A database that is away for a moment is no reason to end a build.
+                _ => tokio::time::sleep(LOOK_FOR_CANCEL_EVERY).await,
+            }
+        }
+    }
+
+    async fn done(
+        &self,
+        id: BuildId,
+        event: &BuildRequested,
+        request: &Request,
+        built: Built,
+        log: &BuildLog,
+        began: Instant,
+    ) -> Result<Outcome, HandlerError> {
+        let lock_key = Key::lock(id);
+        let lock = async {
+            match &built.lock {
+                Some(lock) => self.objects.put(&lock_key, Bytes::from(lock.clone())).await,
+                None => Ok(()),
+            }
+        };
+        let dockerfile_key = Key::given(format!("dockerfiles/{id}.Dockerfile"));
+        let dockerfile = self.objects.put(&dockerfile_key, Bytes::from(built.dockerfile.clone()));
+        tokio::try_join!(lock, dockerfile, self.keep_log(id, log))
+            .map_err(HandlerError::transient)?;
+
+        let done = BuildDone {
+            build_id: event.build_id.clone(),
+            function_id: event.function_id,
+            owner: request.owner.to_string(),
+            version: request.version,
+            digest: built.image.digest.map(|digest| digest.to_string()).unwrap_or_default(),
+            image: built.image.to_string(),
+            tag: built.tag,
+            size_bytes: built.size_bytes,
+            lock_key: if built.lock.is_some() { lock_key.to_string() } else { String::new() },
+            log_key: Key::build_log(id).to_string(),
+            duration_ms: milliseconds(began),
+            dependency_image: built.dependency_image.to_string(),
+        };
+        tracing::info!(build.id = %id, image = done.image, duration_ms = done.duration_ms, "built");
+        let record = builds::Built {
+            staging_image: done.image.clone(),
+            digest: done.digest.clone(),
+            tag: done.tag.clone(),
+            size_bytes: done.size_bytes,
+            dependency_image: done.dependency_image.clone(),
+            lock_key: built.lock.is_some().then(|| done.lock_key.clone()),
+            log_key: done.log_key.clone(),
+            duration_ms: done.duration_ms,
+        };
+        Ok(Outcome::commit(move |conn| {
+            Box::pin(async move {
+                let moved = builds::built(conn, id, &record).await?;
+                Ok(if moved { Outgoing::event(&done) } else { Outgoing::none() })
+            })
+        }))
+    }
+
+    async fn failed(
+        &self,
+        id: BuildId,
+        event: &BuildRequested,
+        rejection: &Rejection,
+        log: &BuildLog,
+        began: Instant,
+    ) -> Result<Outcome, HandlerError> {
+        self.keep_log(id, log).await.map_err(HandlerError::transient)?;
+        let failure = Failure {
+            code: rejection.code.as_str().to_owned(),
+            message: rejection.message.clone(),
+            log_tail: log.tail(),
+        };
+        let failed = BuildFailed {
+            build_id: event.build_id.clone(),
+            function_id: event.function_id,
+            failure: Some(failure.clone()),
+            log_key: Key::build_log(id).to_string(),
+            duration_ms: milliseconds(began),
+        };
+        tracing::info!(build.id = %id, code = failure.code, duration_ms = failed.duration_ms, "not built");
+        // Whoever asked for a build that was never made is told too.
+        let is_known = builds::get(&self.pool, id).await?.is_some();
+        Ok(Outcome::commit(move |conn| {
+            Box::pin(async move {
+                let moved =
+                    builds::fail(conn, id, &StoredFailure::from(failure), Some(&failed.log_key))
+                        .await?;
+                Ok(if moved || !is_known { Outgoing::event(&failed) } else { Outgoing::none() })
+            })
+        }))
+    }
+
+    async fn keep_log(&self, id: BuildId, log: &BuildLog) -> Result<(), mecapy_objects::Error> {
+        self.objects.put(&Key::build_log(id), Bytes::from(log.text())).await
+    }
+}
+
+fn milliseconds(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, HandlerError> {
+    parsed.map_err(|error| HandlerError::permanent(error.to_string()))
+}

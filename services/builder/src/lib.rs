@@ -1,0 +1,54 @@
+//! The builder: turns the code and requirements of a function into an image in the staging registry.
+//!
+//! # What always holds
+//!
+//! 1. No code of a user or of a package runs while an image is built: code is only parsed; packages are
+//!    wheels, by their hashes.
+//! 2. What goes to an interpreter of ours (the resolver, a Dockerfile) is written anew from its parsed form.
+//! 3. The same request ends in the same image: on any builder, however often it is delivered.
+//! 4. A source can't end the process, whatever is in it.
+//! 5. Credentials, certificates and addresses that builds need are in no image and in no log.
+//! 6. An error is either transient, or carries a code and a message with which the user can do something.
+//! 7. When a build ends, in whatever way, its containers are gone and its log is kept.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! Request ─ validation (source), requirements ─▶ bases ─▶ dependencies ─▶ append_layer ─▶ Built
+//!              │ Rejection                                  │  ▲
+//!              ▼                                            ▼  │ lock
+//!          build.failed                       engine_step: uv in a step of the Docker engine
+//! ```
+//!
+//! [`Builder`] is the core and knows no events; [`Handler`] is the shell around it.
+
+mod bases;
+mod build_log;
+mod builder;
+mod config;
+mod dependencies;
+mod dockerfile;
+mod engine_step;
+mod error;
+mod function_image;
+mod handler;
+mod live_lines;
+mod lock;
+mod metric_definitions;
+mod options;
+mod rejection;
+pub mod requirements;
+mod resolutions;
+mod service;
+mod single_flight;
+mod uv;
+pub mod validation;
+
+pub use build_log::{BuildLog, Live};
+pub use builder::{Builder, Built, Request};
+pub use config::Config;
+pub use error::Error;
+pub use handler::Handler;
+pub use options::Options;
+pub use rejection::Rejection;
+pub use service::run;

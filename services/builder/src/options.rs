@@ -1,0 +1,174 @@
+//! `[builder]`: what the builder may be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mecapy_service::{ConfigError, Secret};
+use serde::{Deserialize, Serialize};
+
+use crate::validation::{Rules, python_version};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Builds handled at once. Most need no engine and take milliseconds.
+    pub concurrency: usize,
+    /// Steps with the engine at once.
+    pub parallel_engine_builds: usize,
+    /// What a source may hold.
+    pub validation: Rules,
+    pub max_requirements: usize,
+    /// Pythons and variants of which there are base images.
+    pub python_versions: Vec<String>,
+    pub variants: Vec<String>,
+    /// Of the base image, where it has several.
+    pub platform: String,
+    /// For everything that the engine does for one build.
+    pub limit_seconds: u64,
+    /// Of each step's container.
+    pub memory_bytes: u64,
+    pub cpus: f64,
+    /// Largest image, unpacked.
+    pub max_image_bytes: u64,
+    pub max_log_bytes: usize,
+    /// How long a resolution of the same requirements is taken again.
+    pub resolution_ttl_seconds: u64,
+    /// The engine's network that builds run in; its default when absent.
+    pub network: Option<String>,
+    /// PEM certificates that builds trust instead of their own, as behind a TLS-inspecting proxy.
+    pub ca_bundle: Option<PathBuf>,
+    /// The package index (PEP 503), with credentials if it needs any; PyPI when absent.
+    pub index_url: Option<Secret>,
+    /// Proxies of builds, with credentials if they need any.
+    pub http_proxy: Option<Secret>,
+    pub https_proxy: Option<Secret>,
+    pub no_proxy: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            concurrency: 16,
+            parallel_engine_builds: 2,
+            validation: Rules::default(),
+            max_requirements: 50,
+            python_versions: ["3.11", "3.12", "3.13"].map(str::to_owned).to_vec(),
+            variants: ["slim", "numpy", "scipy"].map(str::to_owned).to_vec(),
+            platform: "linux/amd64".to_owned(),
+            limit_seconds: 300,
+            memory_bytes: 2 << 30,
+            cpus: 2.0,
+            max_image_bytes: 2 << 30,
+            max_log_bytes: 10 << 20,
+            resolution_ttl_seconds: 3600,
+            network: None,
+            ca_bundle: None,
+            index_url: None,
+            http_proxy: None,
+            https_proxy: None,
+            no_proxy: None,
+        }
+    }
+}
+
+impl Options {
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse =
+            |key: &str, problem: String| Err(ConfigError::key(format!("builder.{key}"), problem));
+        for (key, value) in [
+            ("concurrency", self.concurrency as u64),
+            ("parallel_engine_builds", self.parallel_engine_builds as u64),
+            ("limit_seconds", self.limit_seconds),
+            ("memory_bytes", self.memory_bytes),
+        ] {
+            if value == 0 {
+                return refuse(key, "must be at least 1".to_owned());
+            }
+        }
+        if !(self.cpus.is_finite() && self.cpus > 0.0) {
+            return refuse("cpus", "must be above 0".to_owned());
+        }
+        if let Some(version) =
+            self.python_versions.iter().find(|version| python_version(version).is_none())
+        {
+            return refuse("python_versions", format!("{version:?} is not one of 3.9 to 3.14"));
+        }
+        if let Some(variant) = self.variants.iter().find(|variant| !is_variant(variant)) {
+            return refuse("variants", format!("{variant:?} is not made of a-z and 0-9"));
+        }
+        if let Some(path) = self.ca_bundle.as_ref().filter(|path| !path.is_file()) {
+            return refuse("ca_bundle", format!("there is no file {}", path.display()));
+        }
+        Ok(())
+    }
+
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(self.limit_seconds)
+    }
+
+    /// What must not be seen in a log: the URLs with credentials, and the credentials themselves.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let urls = [&self.index_url, &self.http_proxy, &self.https_proxy];
+        urls.into_iter()
+            .flatten()
+            .flat_map(|url| credentials(url.expose()))
+            .map(Secret::new)
+            .collect()
+    }
+}
+
+/// Part of a tag and of a Dockerfile.
+fn is_variant(text: &str) -> bool {
+    (1..=20).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// `user:password` of a URL, and the password alone.
+fn credentials(url: &str) -> Vec<String> {
+    let Some((_, rest)) = url.split_once("://") else { return Vec::new() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let Some((user, _)) = authority.rsplit_once('@') else { return Vec::new() };
+    let password = user.split_once(':').map(|(_, password)| password.to_owned());
+    // A very short one would blacken every other word, and protects nothing.
+    std::iter::once(user.to_owned()).chain(password).filter(|secret| secret.len() >= 4).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(change: impl FnOnce(&mut Options)) -> String {
+        let mut options = Options::default();
+        change(&mut options);
+        options.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_a_bad_value_names_its_key() {
+        assert_eq!(Options::default().validate(), Ok(()));
+        assert!(problem(|o| o.concurrency = 0).starts_with("builder.concurrency: "));
+        assert!(problem(|o| o.cpus = f64::NAN).starts_with("builder.cpus: "));
+        assert!(
+            problem(|o| o.python_versions.push("2.7".into()))
+                .starts_with("builder.python_versions: ")
+        );
+        assert!(problem(|o| o.variants.push("a\nb".into())).starts_with("builder.variants: "));
+        assert!(
+            problem(|o| o.ca_bundle = Some("/does/not/exist".into()))
+                .starts_with("builder.ca_bundle: ")
+        );
+    }
+
+    #[test]
+    fn what_is_secret_in_a_url_is_found() {
+        let options = Options {
+            index_url: Some(Secret::new("https://user:hunter2@index.example/simple")),
+            https_proxy: Some(Secret::new("http://token1@proxy:3128")),
+            ..Options::default()
+        };
+        let secrets: Vec<String> =
+            options.secrets().iter().map(|secret| secret.expose().to_owned()).collect();
+        assert_eq!(secrets, ["user:hunter2", "hunter2", "token1"]);
+        assert_eq!(credentials("https://index.example/simple@1"), Vec::<String>::new());
+    }
+}

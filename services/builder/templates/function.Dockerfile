@@ -1,0 +1,17 @@
+# What the image of function {{ function_id }}, version {{ version }}, is made of. To build it yourself, put beside this file
+# the code as user_function.py{% if has_requirements %} and the lock as requirements.lock{% endif %}.
+FROM {{ base }}
+{%- if has_requirements %}
+USER root
+COPY requirements.lock /tmp/requirements.lock
+RUN uv pip install --python /opt/venv/bin/python --only-binary :all: --require-hashes --no-deps \
+    --no-cache --compile-bytecode -r /tmp/requirements.lock \
+    && rm -f /tmp/requirements.lock /opt/venv/.lock
+{%- endif %}
+COPY --chown=root:root user_function.py /app/user_function.py
+{%- for label in labels %}
+LABEL {{ label.name }}="{{ label.value }}"
+{%- endfor %}
+USER mecapy
+WORKDIR /app
+CMD ["python", "user_function.py"]

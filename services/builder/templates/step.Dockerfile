@@ -1,0 +1,4 @@
+FROM {{ base }}
+USER root
+COPY . /mecapy-build/
+RUN ["/bin/sh", "/mecapy-build/{{ script }}"]

@@ -1,0 +1,260 @@
+//! The shell on the real chain: NATS, PostgreSQL, S3, a registry and the engine.
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use mecapy_builder::Handler;
+use mecapy_bus::{Bus, Consumer, ConsumerOptions, Live, Outbox, dead_letters, topology};
+use mecapy_objects::{Key, Objects};
+use mecapy_proto::v1::build_requested::Source;
+use mecapy_proto::v1::{BuildDone, BuildFailed, BuildRequested};
+use mecapy_proto::{BuildId, ErrorCode, Event, FunctionId, Owner};
+use mecapy_service::{Health, Secret};
+use mecapy_store::{BuildState, PgPool, builds, functions};
+use mecapy_testkit::{Infra, eventually};
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{LONG, builder, options, owner};
+
+struct Chain {
+    bus: Bus,
+    pool: PgPool,
+    objects: Objects,
+    client: async_nats::Client,
+    owner: Owner,
+    function: FunctionId,
+    _shutdown: tokio_util::sync::DropGuard,
+}
+
+impl Chain {
+    /// A builder that consumes, and a function that was never built.
+    async fn start() -> Self {
+        let infra = Infra::shared().await;
+        let account = infra.nats().await;
+        let nats = mecapy_bus::Options {
+            url: account.url.clone(),
+            user: Some(account.user.clone()),
+            password: Some(Secret::new(account.password.clone())),
+        };
+        let bus = Bus::connect_now("builder", &nats).await.unwrap();
+        topology::setup(&bus, &topology::Setup::default()).await.unwrap();
+        let postgres = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
+        let pool = mecapy_store::connect(&postgres).await.unwrap();
+        mecapy_store::migrate(&pool).await.unwrap();
+        let s3 = infra.s3().await;
+        let objects = Objects::new(&mecapy_objects::Options {
+            endpoint: Some(s3.endpoint),
+            region: s3.region,
+            bucket: s3.bucket,
+            access_key: s3.access_key,
+            secret_key: Secret::new(s3.secret_key),
+        });
+        let client =
+            async_nats::ConnectOptions::with_user_and_password(account.user, account.password)
+                .connect(account.url)
+                .await
+                .unwrap();
+        let owner = owner();
+        let function =
+            functions::ensure(&mut pool.acquire().await.unwrap(), &owner, "f").await.unwrap();
+
+        let shutdown = CancellationToken::new();
+        let outbox = Outbox::start(bus.clone(), pool.clone(), "builder", shutdown.clone());
+        let handler = Handler {
+            builder: builder(options()).await,
+            pool: pool.clone(),
+            objects: objects.clone(),
+            live: Live::new(bus.clone()),
+        };
+        let options = ConsumerOptions { durable: topology::BUILDER, concurrency: 4 };
+        let consumer =
+            Consumer::new(options, handler, outbox, Health::default().condition("builder"));
+        tokio::spawn(consumer.run::<BuildRequested>(shutdown.clone(), CancellationToken::new()));
+        Self { bus, pool, objects, client, owner, function, _shutdown: shutdown.drop_guard() }
+    }
+
+    fn request(&self, code: &str, requirements: &str) -> BuildRequested {
+        BuildRequested {
+            build_id: BuildId::new().to_string(),
+            function_id: self.function.get(),
+            owner: self.owner.to_string(),
+            version: 0,
+            python_version: "3.11".to_owned(),
+            base_variant: "slim".to_owned(),
+            source: Some(Source::Code(code.to_owned())),
+            requirements: requirements.to_owned(),
+            requested_at: None,
+        }
+    }
+
+    /// As a producer that knows nothing of our headers, in JSON.
+    async fn publish(&self, event: &BuildRequested) {
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        let body = Bytes::from(serde_json::to_vec(event).unwrap());
+        jetstream.publish(BuildRequested::SUBJECT, body).await.unwrap().await.unwrap();
+    }
+
+    /// Events of a kind about a build that are in the stream.
+    async fn events<E: Event>(&self, build: &str) -> Vec<E> {
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        let stream = jetstream.get_stream(topology::PIPELINE).await.unwrap();
+        let last = stream.get_info().await.unwrap().state.last_sequence;
+        let mut found = Vec::new();
+        for sequence in 1..=last {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            if message.subject.as_str() == E::SUBJECT
+                && let Ok(event) = E::decode(message.payload)
+                && event.key() == build
+            {
+                found.push(event);
+            }
+        }
+        found
+    }
+
+    async fn event<E: Event>(&self, build: &str) -> E {
+        eventually(E::SUBJECT, LONG, async || self.events::<E>(build).await.pop()).await
+    }
+
+    async fn state(&self, build: &str) -> Option<BuildState> {
+        builds::get(&self.pool, build.parse().unwrap()).await.unwrap().map(|build| build.state)
+    }
+
+    async fn object(&self, key: &str) -> Option<String> {
+        let bytes = self.objects.get(&Key::given(key), 1 << 20).await.unwrap()?;
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    async fn nothing_is_left_to_do(&self) {
+        eventually("every message is acknowledged", LONG, async || {
+            let backlog = topology::backlog(&self.bus).await.unwrap();
+            let ours = backlog.iter().find(|(durable, ..)| *durable == topology::BUILDER).unwrap();
+            (ours.1 == 0 && ours.2 == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_becomes_an_image_a_record_and_an_event_once() {
+    let chain = Chain::start().await;
+    let request = chain.request("print('hello')\n", "");
+    let id: BuildId = request.build_id.parse().unwrap();
+    let live = Live::new(chain.bus.clone()).build_log(id).subscribe().await.unwrap();
+    let live = tokio::spawn(live.take(1).collect::<Vec<_>>());
+    chain.publish(&request).await;
+    let done: BuildDone = chain.event(&request.build_id).await;
+    assert_eq!(
+        (done.function_id, done.owner.as_str(), done.version),
+        (chain.function.get(), chain.owner.as_str(), 1)
+    );
+    assert!(
+        done.image.contains(&format!(
+            "mecapy/staging/user-{}-func-{}:{}@{}",
+            chain.owner, chain.function, done.tag, done.digest
+        )),
+        "{}",
+        done.image
+    );
+    assert!(done.size_bytes > 0 && done.lock_key.is_empty() && !done.dependency_image.is_empty());
+    assert_eq!(chain.state(&request.build_id).await, Some(BuildState::Scanning));
+    let log = chain.object(&done.log_key).await.unwrap();
+    assert!(log.contains(&done.tag), "{log}");
+    assert!(live.await.unwrap().concat().contains("building version 1"));
+    let dockerfile = chain.object(&format!("dockerfiles/{id}.Dockerfile")).await.unwrap();
+    assert!(dockerfile.contains("CMD [\"python\", \"user_function.py\"]"), "{dockerfile}");
+
+    // The same event again, after the build went on.
+    chain.publish(&request).await;
+    chain.nothing_is_left_to_do().await;
+    assert_eq!(chain.events::<BuildDone>(&request.build_id).await.len(), 1);
+
+    // The next request takes the next version.
+    let next = chain.request("print('again')\n", "");
+    chain.publish(&next).await;
+    assert_eq!(chain.event::<BuildDone>(&next.build_id).await.version, 2);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_code_and_its_log() {
+    let chain = Chain::start().await;
+    let request = chain.request("import os\n", "");
+    chain.publish(&request).await;
+    let failed: BuildFailed = chain.event(&request.build_id).await;
+    let failure = failed.failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::ForbiddenImport.as_str());
+    assert!(failure.message.starts_with("line 1, column 8"), "{}", failure.message);
+    assert!(
+        failure.log_tail.iter().any(|line| line.contains("forbidden-import")),
+        "{:?}",
+        failure.log_tail
+    );
+    assert!(chain.object(&failed.log_key).await.unwrap().contains("forbidden-import"));
+    assert_eq!(chain.state(&request.build_id).await, Some(BuildState::Failed));
+}
+
+#[tokio::test]
+async fn what_was_never_ours_to_build_is_told_too() {
+    let chain = Chain::start().await;
+    let code = |failed: BuildFailed| failed.failure.unwrap().code;
+
+    let mut unknown = chain.request("print()\n", "");
+    unknown.function_id = 1_000_000;
+    chain.publish(&unknown).await;
+    assert_eq!(code(chain.event(&unknown.build_id).await), "unknown-function");
+
+    let mut stranger = chain.request("print()\n", "");
+    stranger.owner = "somebody-else".to_owned();
+    chain.publish(&stranger).await;
+    assert_eq!(code(chain.event(&stranger.build_id).await), "unknown-function");
+
+    let mut missing = chain.request("", "");
+    missing.source = Some(Source::SourceS3Key("sources/none.py".to_owned()));
+    chain.publish(&missing).await;
+    assert_eq!(code(chain.event(&missing.build_id).await), "source-missing");
+
+    let mut elsewhere = chain.request("", "");
+    elsewhere.source = Some(Source::SourceS3Key("logs/build-x.log".to_owned()));
+    chain.publish(&elsewhere).await;
+    assert_eq!(code(chain.event(&elsewhere.build_id).await), "source-missing");
+
+    let mut first = chain.request("print(1)\n", "");
+    first.version = 5;
+    chain.publish(&first).await;
+    assert_eq!(chain.event::<BuildDone>(&first.build_id).await.version, 5);
+    let mut other = chain.request("print(2)\n", "");
+    other.version = 5;
+    chain.publish(&other).await;
+    assert_eq!(code(chain.event(&other.build_id).await), "version-conflict");
+}
+
+#[tokio::test]
+async fn a_source_of_another_encoding_comes_through_s3() {
+    let chain = Chain::start().await;
+    let mut request = chain.request("", "");
+    let key = format!("sources/{}.py", request.build_id);
+    chain
+        .objects
+        .put(&Key::given(&key), Bytes::from_static(b"# coding: latin-1\nprint('\xe9')\n"))
+        .await
+        .unwrap();
+    request.source = Some(Source::SourceS3Key(key));
+    chain.publish(&request).await;
+    chain.event::<BuildDone>(&request.build_id).await;
+}
+
+#[tokio::test]
+async fn a_request_without_a_usable_id_is_a_dead_letter_and_the_queue_goes_on() {
+    let chain = Chain::start().await;
+    let mut nameless = chain.request("print()\n", "");
+    nameless.build_id = "x".to_owned();
+    chain.publish(&nameless).await;
+    let good = chain.request("print()\n", "");
+    chain.publish(&good).await;
+    chain.event::<BuildDone>(&good.build_id).await;
+    let letters = eventually("the dead letter", LONG, async || {
+        Some(dead_letters::list(&chain.bus, 0, 10).await.unwrap())
+            .filter(|letters| !letters.is_empty())
+    })
+    .await;
+    assert!(letters[0].reason.contains("build_id must be a UUID"), "{letters:?}");
+}

@@ -1,0 +1,16 @@
+//! The builder against CPython's own parser, a real Docker Engine and registry, and the real event chain.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that can't go on should say where, and one that is skipped should say so"
+)]
+
+mod builds;
+mod cpython;
+mod events;
+mod fixture;
+mod hostile;
+mod memory;
