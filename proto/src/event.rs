@@ -100,7 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn json_written_by_hand_is_taken_with_proto_names_numbers_and_unknown_fields() -> Result<(), Box<dyn std::error::Error>> {
+    fn json_written_by_hand_is_taken_with_proto_names_numbers_and_unknown_fields()
+    -> Result<(), Box<dyn std::error::Error>> {
         let event: v1::BuildRequested = serde_json::from_str(
             r#"{"build_id":"x","function_id":7,"python_version":"3.11","of_tomorrow":true}"#,
         )?;

@@ -94,10 +94,7 @@ impl FromStr for FunctionId {
     type Err = IdError;
 
     fn from_str(value: &str) -> Result<Self, IdError> {
-        value
-            .parse()
-            .map_err(|_| IdError::NotPositive(value.to_owned()))
-            .and_then(Self::new)
+        value.parse().map_err(|_| IdError::NotPositive(value.to_owned())).and_then(Self::new)
     }
 }
 

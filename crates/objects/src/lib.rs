@@ -12,7 +12,9 @@ use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::config::{
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata as _, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
@@ -69,8 +71,13 @@ impl Objects {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
-        let credentials =
-            Credentials::new(&options.access_key, options.secret_key.expose(), None, None, "mecapy");
+        let credentials = Credentials::new(
+            &options.access_key,
+            options.secret_key.expose(),
+            None,
+            None,
+            "mecapy",
+        );
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
@@ -98,7 +105,14 @@ impl Objects {
     pub async fn ensure_bucket(&self) -> Result<(), Error> {
         match self.client.create_bucket().bucket(&self.bucket).send().await {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.code(), Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists")) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists")
+                ) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(request("creating bucket", &self.bucket, &error)),
         }
     }
@@ -107,7 +121,9 @@ impl Objects {
     pub async fn ping(&self) -> Result<(), Error> {
         match self.client.head_bucket().bucket(&self.bucket).send().await {
             Ok(_) => Ok(()),
-            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) => {
+            Err(error)
+                if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 404) =>
+            {
                 Err(Error::NoBucket(self.bucket.clone()))
             }
             Err(error) => Err(request("reaching bucket", &self.bucket, &error)),
@@ -129,13 +145,18 @@ impl Objects {
 
     /// The object, if it is there and has at most `limit` bytes.
     pub async fn get(&self, key: &Key, limit: u64) -> Result<Option<Bytes>, Error> {
-        let object = match self.client.get_object().bucket(&self.bucket).key(key.as_str()).send().await {
-            Ok(object) => object,
-            Err(error) if error.code() == Some("NoSuchKey") => return Ok(None),
-            Err(error) => return Err(request("reading", key.as_str(), &error)),
-        };
+        let object =
+            match self.client.get_object().bucket(&self.bucket).key(key.as_str()).send().await {
+                Ok(object) => object,
+                Err(error) if error.code() == Some("NoSuchKey") => return Ok(None),
+                Err(error) => return Err(request("reading", key.as_str(), &error)),
+            };
         let too_large = || Error::TooLarge { key: key.to_string(), limit };
-        if object.content_length().and_then(|length| u64::try_from(length).ok()).is_some_and(|length| length > limit) {
+        if object
+            .content_length()
+            .and_then(|length| u64::try_from(length).ok())
+            .is_some_and(|length| length > limit)
+        {
             return Err(too_large());
         }
         let mut body = object.body;
