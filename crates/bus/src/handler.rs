@@ -140,7 +140,8 @@ impl Outcome {
         Self(Box::new(effect))
     }
 
-    pub(crate) async fn apply(
+    /// Makes the changes, and says what is to be sent: for the bus, and for tests of handlers.
+    pub async fn apply(
         self,
         conn: &mut PgConnection,
     ) -> Result<Outgoing, mecapy_store::Error> {

@@ -1,0 +1,234 @@
+//! The publisher's handler on a real registry and a real PostgreSQL.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
+
+use bytes::Bytes;
+use mecapy_bus::{Delivery, Handler as _, HandlerError};
+use mecapy_proto::v1::{ScanDone, Verdict};
+use mecapy_proto::{BuildId, FunctionId};
+use mecapy_publisher::Publish;
+use mecapy_registry::{Digest, Manifest, Options, Registry, media_types};
+use mecapy_service::Secret;
+use mecapy_store::builds::Built;
+use mecapy_store::functions::NewVersion;
+use mecapy_store::scans::NewScan;
+use mecapy_store::{BuildState, PgPool, builds, functions, scans};
+use mecapy_testkit::{Infra, RegistryServer, unique};
+
+struct World {
+    pool: PgPool,
+    registry: Registry,
+    server: RegistryServer,
+    publish: Publish,
+    function: FunctionId,
+    owner: String,
+}
+
+fn registry(server: &RegistryServer, password: &str) -> Registry {
+    Registry::new(&Options {
+        host: server.host.clone(),
+        plain_http: true,
+        username: Some(server.username.clone()),
+        password: Some(Secret::new(password)),
+        ..Options::default()
+    })
+    .unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        let infra = Infra::shared().await;
+        let options = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
+        let pool = mecapy_store::connect(&options).await.unwrap();
+        mecapy_store::migrate(&pool).await.unwrap();
+        let server = infra.primary();
+        let registry = registry(&server, &server.password);
+        let owner: String = unique("o").chars().filter(char::is_ascii_alphanumeric).collect();
+        let mut conn = pool.acquire().await.unwrap();
+        let function = functions::ensure(&mut conn, &owner.parse().unwrap(), "f").await.unwrap();
+        let publish =
+            Publish { pool: pool.clone(), staging: registry.clone(), primary: registry.clone() };
+        Self { pool, registry, server, publish, function, owner }
+    }
+
+    fn staging(&self) -> String {
+        format!("mecapy/staging/user-{}-func-{}", self.owner, self.function)
+    }
+
+    fn published(&self) -> String {
+        format!("mecapy/functions/user-{}-func-{}", self.owner, self.function)
+    }
+
+    /// An image in staging, and its build waiting to be published.
+    async fn scanned(&self, version: u32) -> ScanDone {
+        let config = self
+            .registry
+            .put_blob(&self.staging(), Bytes::from(format!("{{\"v\":{version}}}")))
+            .await
+            .unwrap();
+        let layer = self
+            .registry
+            .put_blob(&self.staging(), Bytes::from(format!("layer {version}")))
+            .await
+            .unwrap();
+        let raw = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media_types::OCI_MANIFEST,
+            "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.digest, "size": config.size },
+            "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.digest, "size": layer.size }],
+        });
+        let manifest = Manifest::new(Bytes::from(raw.to_string()), media_types::OCI_MANIFEST);
+        let tag = format!("v{version}-00000000");
+        self.registry.put_manifest(&self.staging(), &tag, &manifest).await.unwrap();
+        let digest = manifest.digest.to_string();
+        let image = format!("{}/{}@{digest}", self.server.host, self.staging());
+
+        let mut conn = self.pool.acquire().await.unwrap();
+        let new = NewVersion {
+            python_version: "3.11".into(),
+            base_variant: "slim".into(),
+            requirements: String::new(),
+            inputs_sha256: version.to_string(),
+        };
+        functions::add_version(&mut conn, self.function, version, &new).await.unwrap();
+        let build = BuildId::new();
+        builds::create(&mut conn, build, self.function, version).await.unwrap();
+        builds::start(&self.pool, build).await.unwrap();
+        let built = Built {
+            staging_image: image.clone(),
+            digest: digest.clone(),
+            tag: tag.clone(),
+            size_bytes: 1,
+            dependency_image: image.clone(),
+            lock_key: None,
+            log_key: String::new(),
+            duration_ms: 1,
+        };
+        builds::built(&mut conn, build, &built).await.unwrap();
+        builds::scanned(&mut conn, build, &digest, true).await.unwrap();
+        ScanDone {
+            build_id: build.to_string(),
+            function_id: self.function.get(),
+            owner: self.owner.clone(),
+            version,
+            image,
+            digest,
+            tag,
+            verdict: Verdict::Passed.into(),
+            ..Default::default()
+        }
+    }
+
+    async fn record(&self, event: &ScanDone, passed: bool) {
+        let scan = NewScan {
+            digest: event.digest.clone(),
+            engine: "osv".into(),
+            engine_version: "1".into(),
+            database_version: "1".into(),
+            database_partial: false,
+            passed,
+            critical: 0,
+            high: 0,
+            medium: 0,
+            low: 0,
+            unknown: 0,
+            findings: serde_json::json!([]),
+            report_key: String::new(),
+            sbom_key: String::new(),
+            duration_ms: 1,
+        };
+        let mut conn = self.pool.acquire().await.unwrap();
+        scans::insert(&mut conn, event.build_id.parse().unwrap(), &scan).await.unwrap();
+    }
+
+    async fn handle(&self, event: &ScanDone) -> Result<(), HandlerError> {
+        let delivery = Delivery { message_id: "m".into(), count: 1, hand_back: Default::default() };
+        let outcome = self.publish.handle(event.clone(), &delivery).await?;
+        let mut transaction = self.pool.begin().await.unwrap();
+        outcome.apply(&mut transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+        Ok(())
+    }
+
+    async fn build(&self, event: &ScanDone) -> builds::Build {
+        builds::get(&self.pool, event.build_id.parse().unwrap()).await.unwrap().unwrap()
+    }
+
+    async fn tag(&self, tag: &str) -> Option<Digest> {
+        self.registry.resolve(&self.published(), tag).await.unwrap().map(|there| there.digest)
+    }
+}
+
+#[tokio::test]
+async fn what_passed_is_published_under_its_digest_and_both_tags() {
+    let world = World::new().await;
+    let event = world.scanned(1).await;
+    world.record(&event, true).await;
+    world.handle(&event).await.unwrap();
+    let build = world.build(&event).await;
+    assert_eq!(build.state, BuildState::Ready);
+    assert!(build.docker_image.unwrap().ends_with(&format!(":{}@{}", event.tag, event.digest)));
+    let digest = Some(event.digest.parse().unwrap());
+    assert_eq!(world.tag(&event.tag).await, digest);
+    assert_eq!(world.tag("latest").await, digest);
+    world.handle(&event).await.unwrap();
+    assert_eq!(world.build(&event).await.state, BuildState::Ready);
+}
+
+#[tokio::test]
+async fn latest_stays_with_the_newer_version_that_was_first() {
+    let world = World::new().await;
+    let (older, newer) = (world.scanned(1).await, world.scanned(2).await);
+    for event in [&newer, &older] {
+        world.record(event, true).await;
+        world.handle(event).await.unwrap();
+    }
+    assert_eq!(world.tag("latest").await, Some(newer.digest.parse().unwrap()));
+    assert_eq!(world.tag(&older.tag).await, Some(older.digest.parse().unwrap()));
+}
+
+#[tokio::test]
+async fn what_has_no_passed_scan_on_record_is_never_published() {
+    let world = World::new().await;
+    let (unscanned, rejected) = (world.scanned(1).await, world.scanned(2).await);
+    world.record(&rejected, false).await;
+    for event in [&unscanned, &rejected] {
+        world.handle(event).await.unwrap();
+        let build = world.build(event).await;
+        assert_eq!(build.state, BuildState::Failed);
+        assert_eq!(build.failure().unwrap().code, "not-scanned");
+        assert_eq!(world.tag(&event.tag).await, None);
+    }
+}
+
+#[tokio::test]
+async fn an_event_about_another_image_than_the_builds_is_a_dead_letter() {
+    let world = World::new().await;
+    let (event, other) = (world.scanned(1).await, world.scanned(2).await);
+    world.record(&event, true).await;
+    let forged =
+        ScanDone { digest: other.digest.clone(), image: other.image.clone(), ..event.clone() };
+    let refused = world.handle(&forged).await;
+    assert!(matches!(refused, Err(HandlerError::Permanent(_))), "{refused:?}");
+    assert_eq!(world.build(&event).await.state, BuildState::Publishing);
+}
+
+#[tokio::test]
+async fn wrong_credentials_fail_the_build_and_an_absent_registry_does_not() {
+    let mut world = World::new().await;
+    let event = world.scanned(1).await;
+    world.record(&event, true).await;
+    let nowhere = Options { host: "127.0.0.1:9".into(), plain_http: true, ..Options::default() };
+    world.publish.primary = Registry::new(&nowhere).unwrap();
+    let away = world.handle(&event).await;
+    assert!(matches!(away, Err(HandlerError::Transient(_))), "{away:?}");
+    assert_eq!(world.build(&event).await.state, BuildState::Publishing);
+
+    world.publish.primary = registry(&world.server, "wrong");
+    world.handle(&event).await.unwrap();
+    let build = world.build(&event).await;
+    assert_eq!(
+        (build.state, build.failure().unwrap().code.as_str()),
+        (BuildState::Failed, "registry-unauthorized")
+    );
+}
