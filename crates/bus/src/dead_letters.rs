@@ -18,6 +18,11 @@ const DELIVERIES: &str = "mecapy-deliveries";
 const SERVICE: &str = "mecapy-service";
 const CONSUMER: &str = "mecapy-consumer";
 const SUBJECT: &str = "mecapy-subject";
+/// Where the body is, as stream and sequence, when it was too large to be kept.
+const LEFT_OUT: &str = "mecapy-body-left-out";
+const MAX_REASON: usize = 1024;
+/// Of the 1 MiB that a message may have.
+const MAX_PAYLOAD: usize = 1_000_000;
 
 pub(crate) struct Letter<'a> {
     pub subject: &'a str,
@@ -40,15 +45,23 @@ pub(crate) async fn bury(
     );
     headers.insert(MESSAGE_ID, format!("dlq/{}/{place}", letter.consumer));
     headers.insert(SUBJECT, letter.subject);
-    // A header is one line.
-    headers.insert(REASON, letter.reason.replace(['\r', '\n'], " "));
+    // A header is one line, and headers count against the largest message.
+    let reason = letter.reason.replace(['\r', '\n'], " ");
+    headers.insert(REASON, &reason[..reason.floor_char_boundary(MAX_REASON)]);
     headers.insert(DELIVERIES, letter.deliveries.to_string());
     headers.insert(SERVICE, letter.service);
     headers.insert(CONSUMER, letter.consumer);
     let subject = format!("dlq.{}", letter.subject);
+    // With our headers, one that barely fitted would not any more: then its place in its stream has to do.
+    let payload = if message.payload.len() > MAX_PAYLOAD {
+        headers.insert(LEFT_OUT, place.as_str());
+        Bytes::new()
+    } else {
+        message.payload.clone()
+    };
     let failed = |cause: String| Error::Publish { subject: subject.clone(), cause };
     bus.jetstream
-        .publish_with_headers(subject.clone(), headers, message.payload.clone())
+        .publish_with_headers(subject.clone(), headers, payload)
         .await
         .map_err(|error| failed(error.to_string()))?
         .await

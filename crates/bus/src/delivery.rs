@@ -1,9 +1,11 @@
 //! One message, from its arrival to its ack.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{AckKind, Message};
 use chrono::Utc;
+use futures::FutureExt as _;
 use mecapy_proto::Event;
 use mecapy_store::inbox;
 use tokio_util::sync::CancellationToken;
@@ -94,7 +96,10 @@ impl Attempt<'_> {
         Span::current().record("messaging.message.id", &message_id);
 
         let handled = tokio::select! {
-            handled = self.handle(handler, event, &message_id) => handled,
+            // A panic is a bug of ours with this message: kept for us to see, instead of coming back for ever.
+            handled = AssertUnwindSafe(self.handle(handler, event, &message_id)).catch_unwind() => {
+                handled.unwrap_or_else(|_| Err(HandlerError::permanent("the handler panicked: see the service's log")))
+            }
             never = self.progress() => match never {},
             () = self.hand_back.cancelled() => {
                 self.ack(AckKind::Nak(None)).await;

@@ -30,6 +30,8 @@ pub(crate) enum Unreadable {
     Future(String),
     #[error("ce-time {0:?} is not an RFC 3339 time")]
     Time(String),
+    #[error("the id has a NUL byte in it")]
+    Key,
 }
 
 /// The headers of an event of ours.
@@ -74,6 +76,15 @@ pub(crate) fn read<E: Event>(
             return Err(Unreadable::Future(time.to_owned()));
         }
     }
+    let event: E = body_of(headers, body)?;
+    // PostgreSQL holds no such text.
+    if event.key().contains('\0') {
+        return Err(Unreadable::Key);
+    }
+    Ok(event)
+}
+
+fn body_of<E: Event>(headers: Option<&HeaderMap>, body: &[u8]) -> Result<E, Unreadable> {
     let type_name = E::SUBJECT;
     match get(headers, CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or_default().trim())
     {
@@ -149,5 +160,7 @@ mod tests {
             Err(Unreadable::Future(_))
         ));
         assert!(matches!(read_with(&[("ce-time", "yesterday")], &body), Err(Unreadable::Time(_))));
+        let nul = BuildRequested { build_id: "a\0".into(), ..event() }.encode_to_vec();
+        assert_eq!(read_with(&[], &nul), Err(Unreadable::Key));
     }
 }

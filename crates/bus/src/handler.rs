@@ -141,10 +141,7 @@ impl Outcome {
     }
 
     /// Makes the changes, and says what is to be sent: for the bus, and for tests of handlers.
-    pub async fn apply(
-        self,
-        conn: &mut PgConnection,
-    ) -> Result<Outgoing, mecapy_store::Error> {
+    pub async fn apply(self, conn: &mut PgConnection) -> Result<Outgoing, mecapy_store::Error> {
         (self.0)(conn).await
     }
 }

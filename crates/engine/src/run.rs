@@ -183,7 +183,8 @@ impl Engine {
             .await?;
         let start = self.docker.start_container(container, None::<StartContainerOptions>);
         match self.call("start a container", start).await {
-            Err(Error::Refused { message, .. }) => {
+            // The image can't be started. With 5xx it is the engine that can't: a full disk, no memory.
+            Err(Error::Refused { status, message, .. }) if status < 500 => {
                 return Err(Error::Start { image: request.image.clone(), message });
             }
             started => started?,

@@ -60,6 +60,9 @@ pub async fn ensure(
         .map_err(|_| Error::Unknown { column: "functions.id", value: id.to_string() })
 }
 
+/// So that the next free number is always one.
+const MAX_VERSION: i32 = 1_000_000_000;
+
 /// What came of adding a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
@@ -97,8 +100,8 @@ pub async fn add_version(
             .fetch_one(&mut *conn)
             .await?
         }
-        Ok(number) => number,
-        Err(_) => return Ok(Added::Conflict),
+        Ok(number) if number <= MAX_VERSION => number,
+        _ => return Ok(Added::Conflict),
     };
     sqlx::query(
         "insert into versions (function_id, version, python_version, base_variant, requirements, inputs_sha256)

@@ -1,7 +1,7 @@
 //! Scans: what an engine found, and the verdict. A digest without a PASSED row here is never published or run.
 
 use chrono::{DateTime, Utc};
-use mecapy_proto::BuildId;
+use mecapy_proto::{BuildId, FunctionId};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -90,12 +90,14 @@ pub async fn get(pool: &PgPool, build: BuildId) -> Result<Option<Scan>, Error> {
         .await?)
 }
 
-/// Whether the newest scan of this digest passed.
-pub async fn passed(pool: &PgPool, digest: &str) -> Result<bool, Error> {
+/// Whether the newest scan of this digest passed, as an image of this function.
+pub async fn passed(pool: &PgPool, digest: &str, function: FunctionId) -> Result<bool, Error> {
     let verdict: Option<String> = sqlx::query_scalar(
-        "select verdict from scans where digest = $1 order by scanned_at desc limit 1",
+        "select verdict from scans join builds on builds.id = scans.build_id
+         where scans.digest = $1 and builds.function_id = $2 order by scans.scanned_at desc limit 1",
     )
     .bind(digest)
+    .bind(function.get())
     .fetch_optional(pool)
     .await?;
     Ok(verdict.as_deref() == Some("PASSED"))

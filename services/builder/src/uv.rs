@@ -112,6 +112,12 @@ fn index_trouble(text: &str) -> Option<String> {
             .iter()
             .any(|word| line.contains(word))
     })?;
+    // What came is wrong, and comes wrong again: that is no trouble of the index.
+    const BROKEN: &[&str] =
+        &["Hash mismatch", "Failed to extract", "Failed to read metadata", "is invalid"];
+    if text.lines().skip(failed).any(|line| BROKEN.iter().any(|words| line.contains(words))) {
+        return None;
+    }
     // The last cause says most.
     let causes: Vec<&str> = text.lines().skip(failed).take_while(|line| !line.is_empty()).collect();
     let (first, last) = (causes.first()?, causes.last()?);

@@ -5,7 +5,8 @@ FROM {{ base }}
 USER root
 COPY requirements.lock /tmp/requirements.lock
 RUN uv pip install --python /opt/venv/bin/python --only-binary :all: --require-hashes --no-deps \
-    --no-cache --compile-bytecode -r /tmp/requirements.lock \
+    --no-cache -r /tmp/requirements.lock \
+    && { python -I -S -m compileall -q -j 0 /opt/venv/lib >/dev/null 2>&1 || true; } \
     && rm -f /tmp/requirements.lock /opt/venv/.lock
 {%- endif %}
 COPY --chown=root:root user_function.py /app/user_function.py

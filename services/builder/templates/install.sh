@@ -5,6 +5,9 @@ cd /mecapy-build
 export UV_NO_CACHE=1 UV_NO_PROGRESS=1 NO_COLOR=1 UV_PYTHON_DOWNLOADS=never
 if [ -s ca-bundle.crt ]; then export SSL_CERT_FILE=/mecapy-build/ca-bundle.crt; fi
 uv --config-file uv.toml pip install --python /opt/venv/bin/python --only-binary :all: \
-    --require-hashes --no-deps --link-mode copy --compile-bytecode -r requirements.lock
+    --require-hashes --no-deps --link-mode copy -r requirements.lock
+# Not by uv: its interpreter would run the .pth files of what was just installed, and with them a package's code.
+# A package may hold files for another Python, which don't compile.
+/opt/venv/bin/python -I -S -m compileall -q -j 0 /opt/venv/lib >/dev/null 2>&1 || true
 # Anyone could write to it.
 rm -f /opt/venv/.lock

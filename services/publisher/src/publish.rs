@@ -9,7 +9,7 @@ use mecapy_registry::{
     CopyReport, Destination, Digest, ImageRef, ProgressSink, Registry, Source, copy_image,
 };
 use mecapy_store::builds::Build;
-use mecapy_store::{BuildState, PgPool, StoredFailure, builds, scans};
+use mecapy_store::{BuildState, PgPool, StoredFailure, builds, functions, scans};
 
 use crate::metric_definitions as metrics;
 
@@ -32,8 +32,7 @@ enum Check {
 impl Handler<ScanDone> for Publish {
     async fn handle(&self, event: ScanDone, _: &Delivery) -> Result<Outcome, HandlerError> {
         match Verdict::try_from(event.verdict) {
-            Ok(Verdict::Passed) => {}
-            Ok(Verdict::Rejected) => return Ok(Outcome::nothing()),
+            Ok(Verdict::Passed | Verdict::Rejected) => {}
             Ok(Verdict::Unspecified) | Err(_) => {
                 return Err(HandlerError::permanent(format!(
                     "verdict {} is not one that is known",
@@ -75,8 +74,31 @@ impl Publish {
         let Some(build) = builds::get(&self.pool, id).await? else {
             return Err(HandlerError::permanent(format!("build {id} is not known")));
         };
-        if build.state != BuildState::Publishing {
+        if build.state.is_final() {
             return Ok(Check::Nothing);
+        }
+        if build.state != BuildState::Publishing {
+            // An event ahead of the record must not be remembered in the place of the one that follows it.
+            return Err(HandlerError::transient(format!("build {id} is {} yet", build.state)));
+        }
+        let function = build.function_id()?;
+        let Some(owner) =
+            functions::get(&self.pool, function).await?.map(|function| function.owner)
+        else {
+            return Ok(Check::Refuse(failure(
+                ErrorCode::UnknownFunction,
+                "the function was deleted",
+            )));
+        };
+        // The name that it is published under comes from the record: an event could name another's function.
+        let is_the_builds = (event.function_id, event.owner.as_str())
+            == (function.get(), owner.as_str())
+            && i64::from(event.version) == i64::from(build.version)
+            && event.verdict == i32::from(Verdict::Passed);
+        if !is_the_builds {
+            return Err(HandlerError::permanent(format!(
+                "scan.done does not say of build {id} what the record does"
+            )));
         }
         let digest = digest.to_string();
         if build.digest.as_deref() != Some(digest.as_str())

@@ -64,8 +64,13 @@ impl Scanner {
         let Some(build) = builds::get(&self.pool, id).await? else {
             return Err(HandlerError::permanent(format!("build {id} is not known")));
         };
-        if build.state != BuildState::Scanning {
-            return Ok(false);
+        match build.state {
+            BuildState::Scanning => {}
+            // An event ahead of the record must not be remembered in the place of the one that follows it.
+            BuildState::Queued | BuildState::Building => {
+                return Err(HandlerError::transient(format!("build {id} is {} yet", build.state)));
+            }
+            _ => return Ok(false),
         }
         if build.digest.as_deref() != Some(digest.to_string().as_str()) {
             return Err(HandlerError::permanent(format!(

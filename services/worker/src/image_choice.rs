@@ -37,19 +37,19 @@ pub(crate) async fn choose(
     function: FunctionId,
     asked: &str,
 ) -> Result<Choice, Problem> {
-    let Some(function) = functions::get(pool, function).await? else {
+    let Some(record) = functions::get(pool, function).await? else {
         return Err(Problem::refused(
             ErrorCode::UnknownFunction,
             format!("function {function} is not there any more: it was deleted"),
         ));
     };
     let Wanted { repository, version } =
-        wanted(&function, asked, &sources.hosts()).map_err(Problem::Refused)?;
+        wanted(&record, asked, &sources.hosts()).map_err(Problem::Refused)?;
     let digest = match version {
         Version::Digest(digest) => digest,
         Version::Tag(tag) => digest_of(sources, &repository, &tag).await?,
     };
-    if !scans::passed(pool, &digest.to_string()).await? {
+    if !scans::passed(pool, &digest.to_string(), function).await? {
         return Err(Problem::refused(
             ErrorCode::ImageNotScanned,
             format!("{repository}@{digest} has no PASSED scan on record, so it is not run"),

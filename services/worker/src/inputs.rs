@@ -2,20 +2,23 @@
 
 use bytes::Bytes;
 use mecapy_objects::{Key, Objects};
-use mecapy_proto::ErrorCode;
 use mecapy_proto::v1::task_dispatch::Inputs;
+use mecapy_proto::{ErrorCode, TaskId};
 
 use crate::error::Problem;
 use crate::json;
 
 /// 10 MiB.
 pub(crate) const LIMIT_BYTES: usize = 10 << 20;
+/// Where producers lay inputs.
+const PREFIX: &str = "inputs/";
 /// What a function without inputs reads.
 const NONE: &[u8] = b"{}";
 
 /// The inputs, checked. `stored` is where the task's row says they are.
 pub(crate) async fn read(
     objects: &Objects,
+    task: TaskId,
     inputs: Option<&Inputs>,
     stored: Option<&str>,
 ) -> Result<Bytes, Problem> {
@@ -27,6 +30,13 @@ pub(crate) async fn read(
         (None, Some(key)) => key,
         (None, None) => return Ok(Bytes::from_static(NONE)),
     };
+    // The bucket holds other people's inputs and results as well.
+    if !key.starts_with(PREFIX) && key != Key::task_inputs(task).as_str() {
+        return Err(Problem::refused(
+            ErrorCode::InvalidInputs,
+            format!("{key:?} is no key of inputs: a producer's begin with {PREFIX}"),
+        ));
+    }
     match objects.get(&Key::given(key), LIMIT_BYTES as u64).await {
         Ok(Some(bytes)) => check(bytes),
         Ok(None) => {

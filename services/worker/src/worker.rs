@@ -185,8 +185,12 @@ impl Worker {
         let began = Instant::now();
         let function = FunctionId::new(task.function_id)
             .map_err(|error| Problem::refused(ErrorCode::Internal, error.to_string()))?;
-        let inputs =
-            inputs::read(&self.objects, dispatch.inputs.as_ref(), task.inputs_s3_key.as_deref());
+        let inputs = inputs::read(
+            &self.objects,
+            dispatch.task.id,
+            dispatch.inputs.as_ref(),
+            task.inputs_s3_key.as_deref(),
+        );
         let image = async {
             let choice =
                 image_choice::choose(&self.pool, &self.sources, function, &task.image).await?;

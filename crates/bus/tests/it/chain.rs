@@ -34,6 +34,7 @@ impl Handler<BuildDone> for Shared {
         self.0.seen.lock().unwrap().push(event.build_id.clone());
         match event.tag.as_str() {
             "fails-once" if delivery.count == 1 => return Err(HandlerError::transient("not yet")),
+            "panics" => panic!("a bug"),
             "is-hopeless" => return Err(HandlerError::permanent("it will never work")),
             "takes-forever" if delivery.count == 1 => std::future::pending().await,
             _ => {}

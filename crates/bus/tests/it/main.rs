@@ -1,6 +1,6 @@
 //! The event chain against a real NATS and a real PostgreSQL.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod chain;
 
@@ -201,4 +201,18 @@ async fn the_trace_goes_on_in_what_an_event_causes() {
     assert_eq!(headers.get("ce-type").unwrap().as_str(), "scan.done");
     assert_eq!(headers.get("ce-id").unwrap().as_str(), "scan.done/b1");
     assert_eq!(headers.get("ce-source").unwrap().as_str(), "mecapy/test");
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_and_a_message_that_barely_fits_are_dead_letters_too() {
+    let chain = Chain::start().await;
+    let _replica = chain.replica().await;
+    chain.publish("b1", "panics").await;
+    chain.publish_raw(vec![b'x'; 1024 * 1024]).await;
+    chain.publish("b2", "").await;
+    nothing_unfinished(&chain).await;
+    assert_eq!(chain.count("PIPELINE", "scan.done").await, 1);
+    let letters = dead_letters::list(&chain.bus, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    assert!(letters.iter().any(|letter| letter.reason.contains("panicked")), "{letters:?}");
 }

@@ -187,7 +187,15 @@ async fn an_image_without_a_critical_passes_and_its_reports_are_kept() {
     assert!(done.database_partial && done.engine == "osv");
     assert_eq!(done.findings[0].package, "setuptools");
     stage.build_in(id, BuildState::Publishing).await;
-    assert!(scans::passed(&stage.pool, &done.digest).await.unwrap());
+    assert!(
+        scans::passed(
+            &stage.pool,
+            &done.digest,
+            mecapy_proto::FunctionId::new(done.function_id).unwrap()
+        )
+        .await
+        .unwrap()
+    );
 
     let report = stage.object(&Key::scan_report(id)).await;
     let report: Report = serde_json::from_value(report).unwrap();
@@ -205,7 +213,15 @@ async fn an_image_with_a_critical_is_rejected_and_has_no_passed_scan() {
     assert_eq!(done.verdict(), Verdict::Rejected);
     assert_eq!(done.findings[0].fixed_version, "0.16.0");
     stage.build_in(id, BuildState::Rejected).await;
-    assert!(!scans::passed(&stage.pool, &done.digest).await.unwrap());
+    assert!(
+        !scans::passed(
+            &stage.pool,
+            &done.digest,
+            mecapy_proto::FunctionId::new(done.function_id).unwrap()
+        )
+        .await
+        .unwrap()
+    );
 }
 
 #[tokio::test]

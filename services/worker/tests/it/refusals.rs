@@ -23,7 +23,7 @@ async fn a_task_that_cannot_run_fails_with_the_reason_and_without_an_attempt() {
     let mut too_late = world.task(ready.id, "{}");
     too_late.deadline = Some(Default::default());
     too_late.deadline.as_mut().unwrap().seconds = past;
-    let large = Key::task_inputs(mecapy_proto::TaskId::new());
+    let large = Key::given(format!("inputs/{}.json", mecapy_testkit::unique("large")));
     world.objects.put(&large, Bytes::from(vec![b' '; (10 << 20) + 1])).await.unwrap();
     let inputs = |key: &str| Some(Inputs::InputsS3Key(key.to_owned()));
 

@@ -136,7 +136,7 @@ async fn inputs_come_from_s3_or_are_nothing() {
         world.object(&task.result_key.unwrap()).await.unwrap()
     };
 
-    let key = Key::task_inputs(mecapy_proto::TaskId::new());
+    let key = Key::given(format!("inputs/{}.json", mecapy_testkit::unique("by-key")));
     world.objects.put(&key, Bytes::from_static(b"[1, 2]")).await.unwrap();
     let by_key = Some(Inputs::InputsS3Key(key.to_string()));
     assert_eq!(

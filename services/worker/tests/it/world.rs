@@ -343,9 +343,9 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         for image in self.images.lock().unwrap().iter() {
-            docker(&["image", "rm", image]);
+            docker(&["image", "rm", "--force", image]);
             // The test of the cache's limits calls the same registry by another name.
-            docker(&["image", "rm", &image.replace("127.0.0.1", "localhost")]);
+            docker(&["image", "rm", "--force", &image.replace("127.0.0.1", "localhost")]);
         }
     }
 }
