@@ -208,7 +208,7 @@ async fn a_handler_that_panics_and_a_message_that_barely_fits_are_dead_letters_t
     let chain = Chain::start().await;
     let _replica = chain.replica().await;
     chain.publish("b1", "panics").await;
-    chain.publish_raw(vec![b'x'; 1024 * 1024]).await;
+    chain.publish_raw(vec![0xff; 1024 * 1024]).await;
     chain.publish("b2", "").await;
     nothing_unfinished(&chain).await;
     assert_eq!(chain.count("PIPELINE", "scan.done").await, 1);
