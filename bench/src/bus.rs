@@ -114,6 +114,7 @@ async fn fill(jetstream: &jetstream::Context) -> Result<()> {
     let mut acks = Vec::new();
     for number in 0..EVENTS {
         let event = BuildDone {
+            base: String::new(),
             build_id: format!("00000000-0000-7000-8000-{number:012}"),
             function_id: 1,
             image: format!(

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use mecapy_proto::{BuildId, FunctionId, TaskId};
 use mecapy_service::Secret;
 
-use crate::{duration, exit};
+use crate::{base, cleanup, duration, exit, mirror};
 
 /// Submits Python functions to MecaPy, runs them, and looks after the pipeline
 #[derive(Debug, Parser)]
@@ -63,6 +63,15 @@ pub enum Command {
     /// Look at messages that could not be handled, send them again, or drop them
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Build the base images, and the functions that stand on older ones
+    #[command(subcommand)]
+    Base(base::Command),
+    /// Copy images to the fallback registry, and try out the recovery
+    #[command(subcommand)]
+    Mirror(mirror::Command),
+    /// Plan, apply and undo the cleanup of the registry; a plan changes nothing
+    #[command(subcommand)]
+    Cleanup(cleanup::Command),
     /// Show how much work waits, and whether services are ready
     Status(Status),
     /// Print completions for a shell

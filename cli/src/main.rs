@@ -11,12 +11,15 @@
 //! [`servers`] (NATS, PostgreSQL, S3) for those who run the pipeline → [`terminal`].
 
 mod arguments;
+mod base;
+mod cleanup;
 mod dead_letters;
 mod duration;
 mod exit;
 mod functions;
 mod gateway;
 mod json;
+mod mirror;
 mod progress;
 mod servers;
 mod session;
@@ -64,6 +67,9 @@ async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         Command::Functions(command) => functions::run(command, session).await,
         Command::Tasks(command) => tasks::run(command, session).await,
         Command::Dlq(command) => dead_letters::run(command, session).await,
+        Command::Base(command) => base::run(command, session).await,
+        Command::Mirror(command) => mirror::run(command, session).await,
+        Command::Cleanup(command) => cleanup::run(command, session).await,
         Command::Status(status) => status::run(status, session).await,
         Command::Completions { shell } => {
             // Into memory first: a reader that goes early is no failure.

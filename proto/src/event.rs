@@ -32,7 +32,10 @@ pub const SUBJECTS: &[&str] = &[
     v1::TaskDone::SUBJECT,
     v1::TaskCancel::SUBJECT,
     v1::BaseRequested::SUBJECT,
+    v1::BaseBuild::SUBJECT,
+    v1::BaseDone::SUBJECT,
     v1::MirrorRequested::SUBJECT,
+    v1::MirrorImage::SUBJECT,
     v1::MirrorDone::SUBJECT,
     v1::CleanupRequested::SUBJECT,
     v1::CleanupDone::SUBJECT,
@@ -59,10 +62,21 @@ event!(PushFailed, "push.failed", build_id);
 event!(TaskDispatch, "task.dispatch", task_id);
 event!(TaskCancel, "task.cancel", task_id);
 event!(BaseRequested, "base.requested", run_id);
+event!(BaseBuild, "base.build", build_id);
+event!(BaseDone, "base.done", run_id);
 event!(MirrorRequested, "mirror.requested", run_id);
 event!(MirrorDone, "mirror.done", run_id);
 event!(CleanupRequested, "cleanup.requested", run_id);
 event!(CleanupDone, "cleanup.done", run_id);
+
+impl Event for v1::MirrorImage {
+    const SUBJECT: &'static str = "mirror.image";
+
+    fn key(&self) -> String {
+        // One digest may lie in several repositories.
+        format!("{}/{}@{}", self.run_id, self.repository, self.digest)
+    }
+}
 
 impl Event for v1::TaskDone {
     const SUBJECT: &'static str = "task.done";

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use mecapy_proto::Event;
-use mecapy_service::{Condition, Context, chain};
+use mecapy_service::{Condition, Context, Schedule, chain};
 use mecapy_store::PgPool;
 
 use crate::{Bus, Consumer, ConsumerOptions, Error, Handler, Live, Options, Outbox};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const TICK_TRIES: usize = 60;
 
 /// Connected in the background: a service starts in any order, and says what it waits for.
 #[derive(Debug, Clone)]
@@ -32,6 +33,32 @@ impl Backbone {
             Outbox::start(bus.clone(), pool.clone(), context.service, context.shutdown.clone());
         let live = Live::new(bus.clone());
         Ok(Self { bus, pool, outbox, live })
+    }
+
+    /// Publishes what `event` makes of the name of each tick, until the service is told to stop.
+    pub async fn publish_ticks<E: Event>(
+        &self,
+        context: &Context,
+        schedule: &Schedule,
+        prefix: &str,
+        event: impl Fn(String) -> E,
+    ) {
+        let on_tick = async |tick| {
+            let event = event(schedule.tick_name(prefix, tick));
+            // A tick is worth sending for some minutes; all replicas try.
+            for _ in 0..TICK_TRIES {
+                match self.bus.publish(&event).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(error = chain(&error), "a scheduled event waits"),
+                }
+                tokio::select! {
+                    () = context.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+            }
+            tracing::error!(subject = E::SUBJECT, "a scheduled event could not be sent");
+        };
+        schedule.run(&context.shutdown, on_tick).await;
     }
 
     /// Consumes until the service is told to stop, and what runs has ended.

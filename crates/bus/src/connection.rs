@@ -1,5 +1,6 @@
 //! The connection that everything else uses.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -7,7 +8,7 @@ use async_nats::{ConnectOptions, Event};
 use mecapy_service::{Condition, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, metric_definitions as metrics};
+use crate::{Error, Outgoing, metric_definitions as metrics, publisher};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -29,6 +30,8 @@ impl Default for Options {
 pub struct Bus {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: jetstream::Context,
+    /// Who publishes, for the headers.
+    service: Arc<str>,
 }
 
 impl Bus {
@@ -57,15 +60,19 @@ impl Bus {
         let connect = Self::connect_options(service, options)
             .retry_on_initial_connect()
             .event_callback(on_event);
-        Self::finish(connect, options).await
+        Self::finish(service, connect, options).await
     }
 
     /// Connects now, or says why not: for the CLI.
     pub async fn connect_now(service: &str, options: &Options) -> Result<Self, Error> {
-        Self::finish(Self::connect_options(service, options), options).await
+        Self::finish(service, Self::connect_options(service, options), options).await
     }
 
-    async fn finish(connect: ConnectOptions, options: &Options) -> Result<Self, Error> {
+    async fn finish(
+        service: &str,
+        connect: ConnectOptions,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
         let client =
             connect.connect(servers).await.map_err(|error| Error::Connect(error.to_string()))?;
@@ -73,7 +80,7 @@ impl Bus {
             .timeout(Duration::from_secs(5))
             .ack_timeout(Duration::from_secs(5))
             .build(client.clone());
-        Ok(Self { client, jetstream })
+        Ok(Self { client, jetstream, service: service.into() })
     }
 
     fn connect_options(service: &str, options: &Options) -> ConnectOptions {
@@ -90,6 +97,15 @@ impl Bus {
             ),
             (None, _) => connect,
         }
+    }
+
+    /// Publishes an event that no row stands behind, like a schedule's tick or an operator's wish. Its key makes a
+    /// second copy harmless.
+    pub async fn publish<E: mecapy_proto::Event>(&self, event: &E) -> Result<(), Error> {
+        for message in Outgoing::event(event).into_messages() {
+            publisher::publish(self, &self.service, &message).await?;
+        }
+        Ok(())
     }
 
     /// Sends what is still buffered.

@@ -43,7 +43,34 @@ pub const PUBLISHER: Durable =
 pub const WORKER: Durable =
     Durable { name: "worker", stream: TASKS, subject: v1::TaskDispatch::SUBJECT };
 
-pub const DURABLES: &[Durable] = &[BUILDER, SCANNER, PUBLISHER, WORKER];
+pub const BASE_MATRIX: Durable =
+    Durable { name: "base-matrix", stream: OPS, subject: v1::BaseRequested::SUBJECT };
+pub const BASE_BUILDER: Durable =
+    Durable { name: "base-builder", stream: OPS, subject: v1::BaseBuild::SUBJECT };
+pub const MIRROR: Durable =
+    Durable { name: "mirror", stream: OPS, subject: v1::MirrorRequested::SUBJECT };
+pub const MIRROR_IMAGE: Durable =
+    Durable { name: "mirror-image", stream: OPS, subject: v1::MirrorImage::SUBJECT };
+pub const MIRROR_PUBLISHED: Durable =
+    Durable { name: "mirror-published", stream: PIPELINE, subject: v1::PushDone::SUBJECT };
+pub const MIRROR_REPORT: Durable =
+    Durable { name: "mirror-report", stream: OPS, subject: v1::MirrorDone::SUBJECT };
+pub const JANITOR: Durable =
+    Durable { name: "janitor", stream: OPS, subject: v1::CleanupRequested::SUBJECT };
+
+pub const DURABLES: &[Durable] = &[
+    BUILDER,
+    SCANNER,
+    PUBLISHER,
+    WORKER,
+    BASE_MATRIX,
+    BASE_BUILDER,
+    MIRROR,
+    MIRROR_IMAGE,
+    MIRROR_PUBLISHED,
+    MIRROR_REPORT,
+    JANITOR,
+];
 
 /// What setup may be told.
 #[derive(Debug, Clone)]

@@ -26,6 +26,10 @@ impl Key {
         Self(format!("locks/{id}.txt"))
     }
 
+    pub fn dockerfile(id: BuildId) -> Self {
+        Self(format!("dockerfiles/{id}.Dockerfile"))
+    }
+
     pub fn scan_report(id: BuildId) -> Self {
         Self(format!("scans/{id}/report.json"))
     }
@@ -53,6 +57,16 @@ impl Key {
 
     pub fn task_stderr(id: TaskId, attempt: i32) -> Self {
         Self(format!("tasks/{id}/{attempt}/stderr.log"))
+    }
+
+    /// `name` is `report.json` or `report.txt`.
+    pub fn mirror_report(run: &str, name: &str) -> Self {
+        Self(format!("mirror/{run}/{name}"))
+    }
+
+    /// `name` is `report.json` or `report.txt`.
+    pub fn cleanup_report(run: &str, name: &str) -> Self {
+        Self(format!("cleanup/{run}/{name}"))
     }
 
     pub fn as_str(&self) -> &str {

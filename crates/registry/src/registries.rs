@@ -1,5 +1,6 @@
 //! The registries of the pipeline, as every service is configured with them.
 
+use mecapy_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Options, Registry};
@@ -27,5 +28,23 @@ impl Registries {
 
     pub fn fallback(&self) -> Result<Option<Registry>, Error> {
         self.fallback.as_ref().map(Registry::new).transpose()
+    }
+
+    /// What a service can't do without.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let named = [
+            ("primary", Some(&self.primary)),
+            ("staging", self.staging.as_ref()),
+            ("fallback", self.fallback.as_ref()),
+        ];
+        for (name, options) in named {
+            if options.is_some_and(|options| options.host.is_empty()) {
+                return Err(ConfigError::key(
+                    format!("registries.{name}.host"),
+                    "must be set: the registry's name in references",
+                ));
+            }
+        }
+        Ok(())
     }
 }

@@ -12,12 +12,14 @@
 
 mod admin;
 mod config;
+mod cron;
 mod health;
 mod run;
 mod secret;
 mod telemetry;
 
 pub use config::{Config, ConfigError, check, load};
+pub use cron::Schedule;
 pub use health::{Condition, Health};
 pub use run::{Context, Options, chain, run};
 pub use secret::Secret;

@@ -258,12 +258,13 @@ impl Handler {
                 None => Ok(()),
             }
         };
-        let dockerfile_key = Key::given(format!("dockerfiles/{id}.Dockerfile"));
+        let dockerfile_key = Key::dockerfile(id);
         let dockerfile = self.objects.put(&dockerfile_key, Bytes::from(built.dockerfile.clone()));
         tokio::try_join!(lock, dockerfile, self.keep_log(id, log))
             .map_err(HandlerError::transient)?;
 
         let done = BuildDone {
+            base: String::new(),
             build_id: event.build_id.clone(),
             function_id: event.function_id,
             owner: request.owner.to_string(),
@@ -311,6 +312,7 @@ impl Handler {
             log_tail: log.tail(),
         };
         let failed = BuildFailed {
+            base: String::new(),
             build_id: event.build_id.clone(),
             function_id: event.function_id,
             failure: Some(failure.clone()),

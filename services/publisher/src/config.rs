@@ -34,12 +34,7 @@ impl mecapy_service::Config for Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.registries.primary.host.is_empty() {
-            return Err(ConfigError::key(
-                "registries.primary.host",
-                "must be set: the registry's name in references",
-            ));
-        }
+        self.registries.validate()?;
         if self.publisher.concurrency == 0 {
             return Err(ConfigError::key("publisher.concurrency", "must be at least 1"));
         }

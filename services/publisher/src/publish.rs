@@ -163,6 +163,7 @@ fn published(
     metrics::bytes("mounted").increment(report.bytes_mounted);
     metrics::bytes("skipped").increment(report.bytes_skipped);
     let done = PushDone {
+        base: event.base.clone(),
         build_id: event.build_id.clone(),
         function_id: event.function_id,
         owner: event.owner.clone(),
@@ -224,6 +225,7 @@ fn explain(error: &mecapy_registry::Error) -> Failure {
 
 fn refused(id: BuildId, event: &ScanDone, failure: Failure) -> Outcome {
     let failed = PushFailed {
+        base: event.base.clone(),
         build_id: event.build_id.clone(),
         function_id: event.function_id,
         failure: Some(failure.clone()),

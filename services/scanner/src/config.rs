@@ -89,12 +89,7 @@ impl mecapy_service::Config for Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.registries.primary.host.is_empty() {
-            return Err(ConfigError::key(
-                "registries.primary.host",
-                "must be set: the registry's name in references",
-            ));
-        }
+        self.registries.validate()?;
         self.scanner.validate()
     }
 }

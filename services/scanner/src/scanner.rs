@@ -118,6 +118,7 @@ fn scanned(id: BuildId, event: &BuildDone, report: &Report, began: Instant) -> O
     let findings: Vec<v1::Finding> =
         scan.findings.iter().take(FINDINGS_IN_EVENT).map(to_event).collect();
     let done = ScanDone {
+        base: event.base.clone(),
         build_id: event.build_id.clone(),
         function_id: event.function_id,
         owner: event.owner.clone(),
@@ -204,6 +205,7 @@ fn failed(id: BuildId, event: &BuildDone, error: &Error) -> Outcome {
     tracing::error!(build.id = %id, error = chain(error), code = failure.code, "the image could not be scanned");
     metrics::scans("failed").increment(1);
     let failed = BuildFailed {
+        base: event.base.clone(),
         build_id: event.build_id.clone(),
         function_id: event.function_id,
         failure: Some(failure.clone()),

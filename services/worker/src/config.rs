@@ -157,19 +157,7 @@ impl mecapy_service::Config for Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let registries = &self.registries;
-        if registries.primary.host.is_empty() {
-            return Err(ConfigError::key(
-                "registries.primary.host",
-                "must be set: the registry's name in references",
-            ));
-        }
-        if registries.fallback.as_ref().is_some_and(|fallback| fallback.host.is_empty()) {
-            return Err(ConfigError::key(
-                "registries.fallback.host",
-                "must be set: the registry's name in references",
-            ));
-        }
+        self.registries.validate()?;
         self.worker.validate()
     }
 }

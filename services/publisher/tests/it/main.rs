@@ -107,6 +107,7 @@ impl World {
         builds::built(&mut conn, build, &built).await.unwrap();
         builds::scanned(&mut conn, build, &digest, true).await.unwrap();
         ScanDone {
+            base: String::new(),
             build_id: build.to_string(),
             function_id: self.function.get(),
             owner: self.owner.clone(),

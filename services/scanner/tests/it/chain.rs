@@ -115,6 +115,7 @@ impl Stage {
         };
         assert!(builds::built(&mut conn, id, &built).await.unwrap());
         let event = BuildDone {
+            base: String::new(),
             build_id: id.to_string(),
             function_id: function.get(),
             owner: "anna".into(),

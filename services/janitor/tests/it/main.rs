@@ -1,0 +1,1 @@
+//! The janitor against real servers.
