@@ -1,0 +1,82 @@
+//! What a registry holds, whatever API it tells that by, and how a part of it is deleted.
+//!
+//! The three kinds: Distribution (the registry API itself), Scaleway's REST API, GitHub's Packages API.
+
+use chrono::{DateTime, Utc};
+
+use crate::{Descriptor, Digest, Error, Manifest};
+
+/// One manifest with every tag that leads to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredManifest {
+    pub digest: Digest,
+    pub media_type: String,
+    /// Of the manifest itself.
+    pub size: u64,
+    pub tags: Vec<String>,
+    /// When it came, where the registry tells. None: nobody knows, so whoever deletes goes by when it was first seen.
+    pub pushed_at: Option<DateTime<Utc>>,
+    pub holds: Holds,
+    /// The manifest that this one refers to (SBOM, report, provenance).
+    pub subject: Option<Digest>,
+}
+
+/// What a manifest needs to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Image { config: Descriptor, layers: Vec<Descriptor> },
+    Index { children: Vec<Digest> },
+}
+
+/// One thing to delete, with what it must be when it is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// The manifest and all its tags, which must be exactly these.
+    Manifest { digest: Digest, tags: Vec<String> },
+    /// This tag alone, which must lead to this digest; other tags of the digest stay.
+    Tag { tag: String, digest: Digest },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    Done,
+    /// It was gone already, which is as good.
+    Absent,
+    /// It is no longer what it was planned to be; nothing was done.
+    Changed {
+        reason: String,
+    },
+    /// The registry does not allow this one to be deleted.
+    Refused {
+        reason: String,
+    },
+}
+
+/// Lists and deletes. Every call is paged, retried and bounded by the implementation.
+#[async_trait::async_trait]
+pub trait Inventory: Send + Sync {
+    /// All repositories, also those whose images are all gone.
+    async fn repositories(&self) -> Result<Vec<String>, Error>;
+
+    /// Every manifest of a repository that can be found: tagged ones, children of indexes, referrers. What `known`
+    /// has under a digest is not read again.
+    async fn manifests(
+        &self,
+        repository: &str,
+        known: &(dyn Fn(&Digest) -> Option<StoredManifest> + Sync),
+    ) -> Result<Vec<StoredManifest>, Error>;
+
+    /// The bytes of a manifest, to be kept before it is deleted.
+    async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error>;
+
+    /// Checks that the thing is still what it was, and deletes it.
+    async fn delete(&self, repository: &str, deletion: &Deletion) -> Result<Deleted, Error>;
+
+    /// Puts back what was deleted. Fails when the blobs are gone.
+    async fn restore(
+        &self,
+        repository: &str,
+        manifest: &Manifest,
+        tags: &[String],
+    ) -> Result<(), Error>;
+}
