@@ -29,15 +29,18 @@
 
 mod append;
 mod auth;
+mod blob_copy;
 mod blob_stream;
 mod blobs;
 mod challenge;
 mod config_patch;
+mod copier;
 mod copy;
 mod copy_plan;
 mod digest;
 mod error;
 mod exchange;
+mod holders;
 mod image_ref;
 mod inventory;
 mod layer;
@@ -47,23 +50,29 @@ mod manifests;
 pub mod metric_definitions;
 mod options;
 mod origin;
+mod pace;
 mod progress;
 mod registries;
 mod registry;
 mod retry;
 mod uploads;
+mod verify;
 
 pub use append::{Appended, Base, append_layer};
 pub use blob_stream::BlobStream;
 pub use config_patch::ConfigPatch;
+pub use copier::{Copier, Foreseen, Target};
 pub use copy::{CopyReport, Destination, Source, copy_image};
 pub use digest::{Digest, Hasher};
 pub use error::Error;
 pub use image_ref::ImageRef;
-pub use inventory::{Deleted, Deletion, Holds, Inventory, StoredManifest};
+pub use inventory::{
+    Deleted, Deletion, DistributionInventory, Holds, Inventory, Known, StoredManifest,
+};
 pub use layer::{LayerFile, TarLayer};
 pub use manifest::{Content, Descriptor, Manifest, Platform, media_types};
 pub use options::Options;
 pub use progress::{Progress, ProgressSink};
 pub use registries::Registries;
 pub use registry::Registry;
+pub use verify::{Verified, Verifier};

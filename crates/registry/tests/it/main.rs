@@ -9,6 +9,7 @@ mod blobs;
 mod copy;
 mod fake;
 mod images;
+mod inventory;
 mod listing;
 mod manifests;
 mod reach;

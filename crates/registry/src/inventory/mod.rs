@@ -1,10 +1,17 @@
 //! What a registry holds, whatever API it tells that by, and how a part of it is deleted.
 //!
-//! The three kinds: Distribution (the registry API itself), Scaleway's REST API, GitHub's Packages API.
+//! The three kinds: [`DistributionInventory`] (the registry API itself), Scaleway's REST API, GitHub's Packages API.
+//! All three read manifests by the registry API (`reader.rs`): the others tell digests and tags alone.
+
+mod distribution;
+mod reader;
+mod throw_away;
 
 use chrono::{DateTime, Utc};
 
 use crate::{Descriptor, Digest, Error, Manifest};
+
+pub use distribution::DistributionInventory;
 
 /// One manifest with every tag that leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +24,8 @@ pub struct StoredManifest {
     /// When it came, where the registry tells. None: nobody knows, so whoever deletes goes by when it was first seen.
     pub pushed_at: Option<DateTime<Utc>>,
     pub holds: Holds,
-    /// The manifest that this one refers to (SBOM, report, provenance).
+    /// The manifest that this one refers to (SBOM, report, provenance). Also the one that the tag `sha256-<hex>` of
+    /// an index of referrers names.
     pub subject: Option<Digest>,
 }
 
@@ -52,6 +60,9 @@ pub enum Deleted {
     },
 }
 
+/// What was read before, by digest.
+pub type Known<'a> = &'a (dyn Fn(&Digest) -> Option<StoredManifest> + Sync);
+
 /// Lists and deletes. Every call is paged, retried and bounded by the implementation.
 #[async_trait::async_trait]
 pub trait Inventory: Send + Sync {
@@ -63,16 +74,19 @@ pub trait Inventory: Send + Sync {
     async fn manifests(
         &self,
         repository: &str,
-        known: &(dyn Fn(&Digest) -> Option<StoredManifest> + Sync),
+        known: Known<'_>,
     ) -> Result<Vec<StoredManifest>, Error>;
 
     /// The bytes of a manifest, to be kept before it is deleted.
     async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error>;
 
-    /// Checks that the thing is still what it was, and deletes it.
+    /// Checks that the thing is still what it was, and deletes it. A manifest that a tagged index needs has changed in
+    /// this sense: an index goes first, then its children. Between the check and the deletion some milliseconds
+    /// pass, in which nobody is told of a tag that moves: no registry has a conditional delete.
     async fn delete(&self, repository: &str, deletion: &Deletion) -> Result<Deleted, Error>;
 
-    /// Puts back what was deleted. Fails when the blobs are gone.
+    /// Puts back what was deleted. Fails with [`Error::NotFound`] when a blob or child is gone. A tag that leads to
+    /// another manifest by now stays there.
     async fn restore(
         &self,
         repository: &str,

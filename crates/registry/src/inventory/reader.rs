@@ -1,0 +1,208 @@
+//! From the tags of a repository to all the manifests that they lead to, at any depth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::{Holds, Known, StoredManifest, throw_away};
+use crate::{Content, Descriptor, Digest, Error, Manifest, Registry};
+
+/// Calls at once, over all repositories that are read by one inventory.
+pub(super) const CONCURRENCY: usize = 16;
+
+/// Reads manifests of one registry, a bounded number at once.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    registry: Registry,
+    permits: Arc<Semaphore>,
+}
+
+/// Where the way into a repository begins: a manifest that the registry told of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Root {
+    pub(super) tags: Vec<String>,
+    pub(super) pushed_at: Option<DateTime<Utc>>,
+}
+
+/// What a repository holds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) manifests: Vec<StoredManifest>,
+    /// Left behind by a deletion of a tag that was killed half way.
+    pub(super) throw_aways: Vec<Digest>,
+}
+
+enum Read {
+    Stored(Digest, Box<StoredManifest>),
+    ThrowAway(Digest),
+    /// Deleted since it was listed, or the child of an index that came without it.
+    Absent,
+}
+
+impl Reader {
+    pub(super) fn new(registry: Registry) -> Self {
+        Self { registry, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Where each tag leads now: a HEAD a tag. None of an unknown repository.
+    pub(super) async fn tags(&self, repository: &str) -> Result<Vec<(String, Descriptor)>, Error> {
+        let tags = match self.registry.tags(repository).await {
+            Ok(tags) => tags,
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let heads: Vec<_> = tags.into_iter().map(|tag| self.head(repository, tag)).collect();
+        let mut leads =
+            stream::iter(heads).buffer_unordered(CONCURRENCY).try_collect::<Vec<_>>().await?;
+        leads.sort_by(|a, b| a.as_ref().map(|(tag, _)| tag).cmp(&b.as_ref().map(|(tag, _)| tag)));
+        Ok(leads.into_iter().flatten().collect())
+    }
+
+    /// The roots and everything that they lead to, by digest.
+    pub(super) async fn walk(
+        &self,
+        repository: &str,
+        roots: &BTreeMap<Digest, Root>,
+        known: Known<'_>,
+    ) -> Result<Found, Error> {
+        let mut manifests = BTreeMap::new();
+        let mut throw_aways = Vec::new();
+        let mut seen: BTreeSet<Digest> = roots.keys().copied().collect();
+        let mut wave: Vec<Digest> = seen.iter().copied().collect();
+        while !wave.is_empty() {
+            let reads: Vec<_> =
+                wave.into_iter().map(|digest| self.read(repository, digest, known)).collect();
+            let reads: Vec<Read> =
+                stream::iter(reads).buffer_unordered(CONCURRENCY).try_collect().await?;
+            wave = Vec::new();
+            for read in reads {
+                match read {
+                    Read::Stored(digest, stored) => {
+                        if let Holds::Index { children } = &stored.holds {
+                            wave.extend(children.iter().filter(|child| seen.insert(**child)));
+                        }
+                        manifests.insert(digest, *stored);
+                    }
+                    Read::ThrowAway(digest) => throw_aways.push(digest),
+                    Read::Absent => {}
+                }
+            }
+        }
+        let there: BTreeSet<Digest> = manifests.keys().copied().collect();
+        for (digest, stored) in &mut manifests {
+            let root = roots.get(digest).cloned().unwrap_or_default();
+            stored.tags = root.tags;
+            stored.tags.sort();
+            stored.pushed_at = root.pushed_at.or(stored.pushed_at);
+            if let Some(subject) = subject_by_tag(&stored.tags, &there) {
+                stored.subject.get_or_insert(subject);
+            }
+        }
+        Ok(Found { manifests: manifests.into_values().collect(), throw_aways })
+    }
+
+    pub(super) async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {
+        let _permit = self.permits.acquire().await;
+        self.registry.manifest(repository, &digest.to_string()).await
+    }
+
+    async fn head(
+        &self,
+        repository: &str,
+        tag: String,
+    ) -> Result<Option<(String, Descriptor)>, Error> {
+        let _permit = self.permits.acquire().await;
+        let lead = self.registry.resolve(repository, &tag).await?;
+        Ok(lead.map(|descriptor| (tag, descriptor)))
+    }
+
+    async fn read(
+        &self,
+        repository: &str,
+        digest: Digest,
+        known: Known<'_>,
+    ) -> Result<Read, Error> {
+        if let Some(stored) = known(&digest) {
+            return Ok(Read::Stored(digest, Box::new(stored)));
+        }
+        match self.raw(repository, &digest).await {
+            Ok(manifest) if throw_away::is_one(&manifest) => Ok(Read::ThrowAway(digest)),
+            Ok(manifest) => Ok(Read::Stored(digest, Box::new(stored(&manifest)?))),
+            Err(error) if error.is_not_found() => Ok(Read::Absent),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a manifest's bytes tell. One of a kind that is not understood is an error: what it needs is not known.
+pub(super) fn stored(manifest: &Manifest) -> Result<StoredManifest, Error> {
+    #[derive(Deserialize)]
+    struct Referring {
+        subject: Option<Subject>,
+    }
+    #[derive(Deserialize)]
+    struct Subject {
+        digest: Digest,
+    }
+    let referring: Referring = serde_json::from_slice(&manifest.raw)
+        .map_err(|e| Error::Manifest { digest: manifest.digest, reason: e.to_string() })?;
+    let holds = match manifest.parse()? {
+        Content::Image { config, layers } => Holds::Image { config, layers },
+        Content::Index { manifests } => {
+            Holds::Index { children: manifests.into_iter().map(|child| child.digest).collect() }
+        }
+    };
+    Ok(StoredManifest {
+        digest: manifest.digest,
+        media_type: manifest.media_type.clone(),
+        size: manifest.raw.len() as u64,
+        tags: Vec::new(),
+        pushed_at: None,
+        holds,
+        subject: referring.subject.map(|subject| subject.digest),
+    })
+}
+
+/// The subject that a tag `sha256-<hex>` names, with or without an ending as cosign's `.sig`. Two empty lists of
+/// referrers are one manifest with two such tags: then the subject that is there counts.
+fn subject_by_tag(tags: &[String], there: &BTreeSet<Digest>) -> Option<Digest> {
+    let mut named = tags.iter().filter_map(|tag| {
+        let hex = tag.strip_prefix("sha256-")?.split('.').next()?;
+        format!("sha256:{hex}").parse::<Digest>().ok()
+    });
+    let first = named.next()?;
+    if there.contains(&first) {
+        return Some(first);
+    }
+    Some(named.find(|subject| there.contains(subject)).unwrap_or(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_of_the_referrers_schema_names_its_subject() {
+        let (here, gone) = (Digest::of(b"here"), Digest::of(b"gone"));
+        let there = BTreeSet::from([here]);
+        let tag = |digest: &Digest| format!("sha256-{}", digest.hex());
+        assert_eq!(subject_by_tag(&[tag(&gone)], &there), Some(gone));
+        assert_eq!(subject_by_tag(&[tag(&gone), tag(&here)], &there), Some(here));
+        assert_eq!(subject_by_tag(&[format!("{}.sig", tag(&here))], &there), Some(here));
+        assert_eq!(subject_by_tag(&["sha256-short".into(), "v1".into()], &there), None);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let unknown = Manifest::new("{}".into(), "application/x");
+        assert!(matches!(stored(&unknown), Err(Error::Manifest { .. })));
+    }
+}
