@@ -110,6 +110,18 @@ pub enum Functions {
         #[command(flatten)]
         confirm: Confirm,
     },
+    /// Print the log of a build, as far as it is stored
+    Logs {
+        /// A build, or a function for its newest build
+        #[arg(value_name = "BUILD_ID|FUNCTION_ID")]
+        target: Target,
+    },
+    /// Stop a build; one that is built already goes on
+    Cancel {
+        /// A build, or a function for its newest build
+        #[arg(value_name = "BUILD_ID|FUNCTION_ID")]
+        target: Target,
+    },
     /// Follow a build until it ends
     #[command(after_help = exit::HELP)]
     Watch {

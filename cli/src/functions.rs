@@ -35,17 +35,33 @@ pub async fn run(command: Functions, session: &Session) -> anyhow::Result<Exit> 
             Ok(Exit::Done)
         }
         Functions::Watch { target } => {
-            let build = match target {
-                Target::Build(id) => id,
-                Target::Function(id) => {
-                    let function = client.function(id).await?;
-                    function
-                        .value
-                        .build_id
-                        .ok_or_else(|| Stop::NotFound(format!("function {id} has no build")))?
-                }
-            };
-            follow(build, session, &client).await
+            follow(build(target, &client).await?, session, &client).await
+        }
+        Functions::Logs { target } => {
+            let log = client.build_log(build(target, &client).await?).await?;
+            if session.output.is_json() {
+                let log = serde_json::json!({ "log": String::from_utf8_lossy(&log) });
+                session.output.show(&log.to_string(), String::new);
+            } else {
+                session.output.raw(&log);
+            }
+            Ok(Exit::Done)
+        }
+        Functions::Cancel { target } => {
+            let function = client.cancel_build(build(target, &client).await?).await?;
+            session.output.show(&function.raw, || describe(&function.value));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// The build that is meant: of a function, its newest.
+async fn build(target: Target, client: &Client) -> anyhow::Result<BuildId> {
+    match target {
+        Target::Build(id) => Ok(id),
+        Target::Function(id) => {
+            let build = client.function(id).await?.value.build_id;
+            Ok(build.ok_or_else(|| Stop::NotFound(format!("function {id} has no build")))?)
         }
     }
 }

@@ -156,6 +156,15 @@ impl Client {
         self.bytes(request).await
     }
 
+    /// What a build wrote, as far as it is stored.
+    pub async fn build_log(&self, id: BuildId) -> Result<Vec<u8>, Error> {
+        self.bytes(self.request(Method::GET, &["builds", &id.to_string(), "logs"])).await
+    }
+
+    pub async fn cancel_build(&self, id: BuildId) -> Result<Answer<Function>, Error> {
+        self.json(self.request(Method::POST, &["builds", &id.to_string(), "cancel"])).await
+    }
+
     pub async fn cancel_task(&self, id: TaskId) -> Result<Answer<Task>, Error> {
         self.json(self.request(Method::POST, &["tasks", &id.to_string(), "cancel"])).await
     }

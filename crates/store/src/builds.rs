@@ -249,6 +249,34 @@ pub async fn fail(
     Ok(done.rows_affected() == 1)
 }
 
+/// Asks for a build's end. One that no builder has begun has ended; a running one is ended by its builder; one
+/// that is built goes on. The state that it was in; none if there is no such build.
+pub async fn cancel(
+    conn: &mut PgConnection,
+    id: BuildId,
+    failure: &StoredFailure,
+) -> Result<Option<BuildState>, Error> {
+    let before: Option<String> =
+        sqlx::query_scalar("select state from builds where id = $1 for update")
+            .bind(id.uuid())
+            .fetch_optional(&mut *conn)
+            .await?;
+    let Some(state) = before.map(BuildState::try_from).transpose()? else { return Ok(None) };
+    match state {
+        BuildState::Queued => {
+            fail(conn, id, failure, None).await?;
+        }
+        BuildState::Building => {
+            sqlx::query("update builds set cancel_requested = true where id = $1")
+                .bind(id.uuid())
+                .execute(conn)
+                .await?;
+        }
+        _ => {}
+    }
+    Ok(Some(state))
+}
+
 /// A function that never was ready shows how its newest build ended.
 async fn reflect_end(conn: &mut PgConnection, id: BuildId) -> Result<(), Error> {
     sqlx::query(

@@ -160,12 +160,21 @@ impl Service for Gateway {
     ) -> Result<Response<Self::WatchBuildStream>, Status> {
         let (metadata, _, request) = request.into_parts();
         self.call("WatchBuild", &metadata, Duration::ZERO, async |caller| {
-            let id: BuildId = request
-                .build_id
-                .parse()
-                .map_err(|error| Error::field_is("build_id", format!("{error}")))?;
+            let id = build_id(&request.build_id)?;
             let events = self.api.watch(&caller, id).await?;
             Ok(Box::pin(events.map(|event| Ok(build_event(event)))) as Self::WatchBuildStream)
+        })
+        .await
+    }
+
+    async fn cancel_build(
+        &self,
+        request: Request<v1::CancelBuildRequest>,
+    ) -> Result<Response<v1::Function>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let wait = seconds(request.wait_seconds);
+        self.call("CancelBuild", &metadata, wait, async |caller| {
+            Ok(self.api.cancel_build(&caller, build_id(&request.build_id)?, wait).await?.into())
         })
         .await
     }
@@ -241,6 +250,10 @@ fn or_default(value: String, default: &str) -> String {
 
 fn function_id(id: i64) -> Result<FunctionId, Error> {
     FunctionId::new(id).map_err(|error| Error::field_is("function_id", error.to_string()))
+}
+
+fn build_id(id: &str) -> Result<BuildId, Error> {
+    id.parse().map_err(|error| Error::field_is("build_id", format!("{error}")))
 }
 
 fn task_id(id: &str) -> Result<TaskId, Error> {

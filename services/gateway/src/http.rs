@@ -47,6 +47,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/builds/{build_id}", get(builds::get)),
         route(Method::GET, "/builds/{build_id}/logs", get(builds::logs)),
         route(Method::GET, "/builds/{build_id}/events", get(events::events)),
+        route(Method::POST, "/builds/{build_id}/cancel", post(builds::cancel)),
         route(Method::GET, "/tasks/{task_id}", get(tasks::get)),
         route(Method::GET, "/tasks/{task_id}/result", get(tasks::result)),
         route(Method::GET, "/tasks/{task_id}/logs", get(tasks::logs)),

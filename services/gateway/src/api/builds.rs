@@ -1,11 +1,13 @@
-//! Builds: one of them, and its log.
+//! Builds: one of them, its log, its cancellation.
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use mecapy_bus::Outgoing;
 use mecapy_objects::Key;
-use mecapy_proto::{BuildId, FunctionId};
+use mecapy_proto::{BuildId, ErrorCode, FunctionId, failure, v1};
 use mecapy_store::functions::{self, Overview};
+use mecapy_store::{BuildState, builds};
 
 use super::Api;
 use crate::{Caller, Error, view};
@@ -44,6 +46,33 @@ impl Api {
         log.ok_or_else(|| {
             Error::NotFound(format!("log of build {id} yet: follow it at /builds/{id}/events"))
         })
+    }
+
+    /// Asks for a build's end: a queued one has ended when this returns, a running one soon after; one that is built
+    /// goes on.
+    pub(crate) async fn cancel_build(
+        &self,
+        caller: &Caller,
+        id: BuildId,
+        wait: Duration,
+    ) -> Result<view::Function, Error> {
+        let overview = self.visible_build(caller, id).await?;
+        let failure = failure(ErrorCode::BuildCancelled, "cancelled before it began");
+        let mut transaction = self.begin().await?;
+        let before = builds::cancel(&mut transaction, id, &failure.clone().into()).await?;
+        let outgoing = match before {
+            Some(BuildState::Queued) => Outgoing::event(&v1::BuildFailed {
+                build_id: id.to_string(),
+                function_id: overview.function.id,
+                failure: Some(failure),
+                ..Default::default()
+            }),
+            _ => Outgoing::none(),
+        };
+        self.commit(transaction, outgoing).await?;
+        tracing::info!(build.id = %id, owner = %caller.owner, "build {id} is to be cancelled");
+        self.0.hub.wake(id.uuid());
+        self.build(caller, id, None, wait).await
     }
 
     pub(super) async fn visible_build(

@@ -32,6 +32,17 @@ pub(super) async fn get_of_function(
     Ok(answer(function, wait, StatusCode::OK))
 }
 
+/// 202 while a running build goes on to its end.
+pub(super) async fn cancel(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path(id): Path<String>,
+    wait: Wait,
+) -> Result<Response, Error> {
+    let function = gateway.api.cancel_build(&caller, build_id(&id)?, wait.0).await?;
+    Ok(answer(function, wait, StatusCode::ACCEPTED))
+}
+
 pub(super) async fn logs(
     State(gateway): State<Gateway>,
     caller: Caller,

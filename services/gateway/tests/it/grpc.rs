@@ -4,7 +4,7 @@ use futures::StreamExt as _;
 use mecapy_proto::v1::build_event::Event;
 use mecapy_proto::v1::gateway_client::GatewayClient;
 use mecapy_proto::v1::{
-    BuildRequested, GetFunctionRequest, GetTaskRequest, ListFunctionsRequest, RunTaskRequest,
+    BuildRequested, CancelBuildRequest, GetFunctionRequest, GetTaskRequest, ListFunctionsRequest, RunTaskRequest,
     SubmitFunctionRequest, TaskDispatch, WatchBuildRequest,
 };
 use mecapy_store::TaskState;
@@ -112,6 +112,20 @@ async fn a_task_runs_and_can_be_cancelled() {
     let cancelled = client.cancel_task(ours(asked)).await.unwrap().into_inner();
     assert_eq!(cancelled.status, "cancelled");
     assert_eq!(cancelled.error.unwrap().code, "task-cancelled");
+}
+
+#[tokio::test]
+async fn a_build_that_waits_is_cancelled() {
+    let door = Door::open().await;
+    let mut client = client(&door).await;
+    let build_id =
+        client.submit_function(ours(submission("stats"))).await.unwrap().into_inner().build_id;
+    let cancel = CancelBuildRequest { build_id, wait_seconds: 0 };
+    let theirs = client.cancel_build(by(OTHER, cancel.clone())).await.unwrap_err();
+    assert_eq!(problem(&theirs).0, Code::NotFound);
+    let cancelled = client.cancel_build(ours(cancel)).await.unwrap().into_inner();
+    assert_eq!(cancelled.status, "failed");
+    assert_eq!(cancelled.error.unwrap().code, "build-cancelled");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should say where")]
 
 mod access;
+mod builds;
 mod documents;
 mod door;
 mod errors;
