@@ -1,21 +1,27 @@
-//! Builds, and the moves of their state.
+//! Builds, and the moves of their state. A build is of a function's version, or of a base image.
 
 use chrono::{DateTime, Utc};
 use mecapy_proto::{BuildId, FunctionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{BuildState, Error, StoredFailure, stored_failure};
+use crate::{BuildState, Error, StoredFailure, bases, stored_failure};
 
-const COLUMNS: &str = "id, function_id, version, state, cancel_requested, staging_image, digest, tag, size_bytes,
+pub(crate) const COLUMNS: &str = "id, function_id, coalesce(version, 0) as version, base, base_run, base_digest, state, cancel_requested, staging_image, digest, tag, size_bytes,
     dependency_image, lock_key, log_key, build_duration_ms, docker_image, error_code, error_message, error_log,
     requested_at, started_at, built_at, scanned_at, ended_at";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Build {
     id: Uuid,
-    function_id: i64,
+    function_id: Option<i64>,
+    /// 0 for a base image.
     pub version: i32,
+    /// "3.11-slim": the base image that it is of.
+    pub base: Option<String>,
+    pub base_run: Option<String>,
+    /// Of a function: the base image that its image stands on.
+    pub base_digest: Option<String>,
     #[sqlx(try_from = "String")]
     pub state: BuildState,
     pub cancel_requested: bool,
@@ -43,11 +49,16 @@ impl Build {
         BuildId::from_uuid(self.id)
     }
 
-    pub fn function_id(&self) -> Result<FunctionId, Error> {
-        FunctionId::new(self.function_id).map_err(|_| Error::Unknown {
-            column: "builds.function_id",
-            value: self.function_id.to_string(),
-        })
+    /// None: it is of a base image.
+    pub fn function_id(&self) -> Result<Option<FunctionId>, Error> {
+        self.function_id
+            .map(|id| {
+                FunctionId::new(id).map_err(|_| Error::Unknown {
+                    column: "builds.function_id",
+                    value: id.to_string(),
+                })
+            })
+            .transpose()
     }
 
     pub fn failure(&self) -> Option<StoredFailure> {
@@ -80,27 +91,29 @@ pub async fn get(pool: &PgPool, id: BuildId) -> Result<Option<Build>, Error> {
         .await?)
 }
 
-/// The newest build of a function.
+/// The newest build of a function. Within a version one that is ready comes first: a rebuild on a newer base
+/// changes nothing for the function before it is ready.
 pub async fn newest(pool: &PgPool, function: FunctionId) -> Result<Option<Build>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {COLUMNS} from builds where function_id = $1 order by version desc, requested_at desc limit 1"
+        "select {COLUMNS} from builds where function_id = $1 order by version desc, (state = 'ready') desc, requested_at desc limit 1"
     )))
     .bind(function.get())
     .fetch_optional(pool)
     .await?)
 }
 
-/// Whether a version newer than this one is ready already.
-pub async fn newer_is_ready(
-    pool: &PgPool,
-    function: FunctionId,
-    version: u32,
-) -> Result<bool, Error> {
+/// Whether a newer build of the same function, or of the same base image, is ready already: of a higher version,
+/// or asked for later.
+pub async fn newer_is_ready(pool: &PgPool, id: BuildId) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
-        "select exists (select 1 from builds where function_id = $1 and version > $2 and state = 'ready')",
+        "select exists (
+             select 1 from builds b join builds newer
+                 on newer.function_id = b.function_id or newer.base = b.base
+             where b.id = $1 and newer.state = 'ready'
+                 and (coalesce(newer.version, 0), newer.requested_at, newer.id)
+                     > (coalesce(b.version, 0), b.requested_at, b.id))",
     )
-    .bind(function.get())
-    .bind(i64::from(version))
+    .bind(id.uuid())
     .fetch_one(pool)
     .await?)
 }
@@ -187,12 +200,12 @@ pub async fn scanned(
     .execute(&mut *conn)
     .await?;
     if done.rows_affected() == 1 && !passed {
-        reflect_end(conn, id).await?;
+        ended(conn, id).await?;
     }
     Ok(done.rows_affected() == 1)
 }
 
-/// publishing → ready, and the function now runs this image, unless a newer version is ready already.
+/// publishing → ready, and the function now runs this image, unless a newer build of it is ready already.
 pub async fn published(
     conn: &mut PgConnection,
     id: BuildId,
@@ -215,11 +228,13 @@ pub async fn published(
              build_duration_ms = b.build_duration_ms, build_status = 'ready', build_logs_s3_key = b.log_key
          from builds b
          where b.id = $1 and f.id = b.function_id
-           and not exists (select 1 from builds c where c.id = f.current_build and c.version > b.version)",
+           and not exists (select 1 from builds c where c.id = f.current_build
+               and (c.version, c.requested_at, c.id) > (b.version, b.requested_at, b.id))",
     )
     .bind(id.uuid())
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
+    bases::cell_ended(conn, id).await?;
     Ok(true)
 }
 
@@ -244,7 +259,7 @@ pub async fn fail(
     .execute(&mut *conn)
     .await?;
     if done.rows_affected() == 1 {
-        reflect_end(conn, id).await?;
+        ended(conn, id).await?;
     }
     Ok(done.rows_affected() == 1)
 }
@@ -277,16 +292,16 @@ pub async fn cancel(
     Ok(Some(state))
 }
 
-/// A function that never was ready shows how its newest build ended.
-async fn reflect_end(conn: &mut PgConnection, id: BuildId) -> Result<(), Error> {
+/// A function that never was ready shows how its newest build ended; the last cell of a base run ends the run.
+async fn ended(conn: &mut PgConnection, id: BuildId) -> Result<(), Error> {
     sqlx::query(
         "update functions f set build_status = b.state, build_logs_s3_key = b.log_key
          from builds b where b.id = $1 and f.id = b.function_id and f.current_build is null",
     )
     .bind(id.uuid())
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    bases::cell_ended(conn, id).await
 }
 
 fn saturating(value: u64) -> i64 {

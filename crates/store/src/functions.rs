@@ -200,10 +200,11 @@ pub async fn overview(pool: &PgPool, id: FunctionId) -> Result<Option<Overview>,
     complete_overview(pool, function, build).await.map(Some)
 }
 
-/// Shows the function of a build as that build left it.
+/// Shows the function of a build as that build left it; none for a base image.
 pub async fn overview_of_build(pool: &PgPool, id: BuildId) -> Result<Option<Overview>, Error> {
     let Some(build) = crate::builds::get(pool, id).await? else { return Ok(None) };
-    let Some(function) = get(pool, build.function_id()?).await? else { return Ok(None) };
+    let Some(function) = build.function_id()? else { return Ok(None) };
+    let Some(function) = get(pool, function).await? else { return Ok(None) };
     complete_overview(pool, function, Some(build)).await.map(Some)
 }
 

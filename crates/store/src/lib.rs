@@ -9,6 +9,7 @@
 //!
 //! Functions that are part of such a transaction take a connection; those that only read take the pool.
 
+pub mod bases;
 pub mod builds;
 mod connect;
 pub mod functions;

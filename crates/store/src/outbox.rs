@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mecapy_proto::Event;
 use sqlx::{PgConnection, PgPool};
 
 use crate::Error;
@@ -16,6 +17,17 @@ pub struct Message {
     pub payload: Vec<u8>,
     /// The W3C trace context of what caused it.
     pub traceparent: Option<String>,
+}
+
+impl Message {
+    pub fn of<E: Event>(event: &E) -> Self {
+        Self {
+            subject: E::SUBJECT.to_owned(),
+            message_id: event.message_id(),
+            payload: event.encode_to_vec(),
+            traceparent: None,
+        }
+    }
 }
 
 /// A message as it is kept.

@@ -78,7 +78,7 @@ impl Handler {
         let refuse = |code, message: String| Ok(Admission::Refuse(Rejection::new(code, message)));
         let known = builds::get(&self.pool, id).await?;
         if let Some(build) = &known {
-            if build.function_id()? != function {
+            if build.function_id()? != Some(function) {
                 return Err(HandlerError::permanent(format!(
                     "build {id} is one of another function than {function}"
                 )));

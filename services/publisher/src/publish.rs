@@ -2,16 +2,19 @@
 
 use std::time::Instant;
 
-use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing};
+use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing, topology};
 use mecapy_proto::v1::{Failure, PushDone, PushFailed, ScanDone, Verdict};
-use mecapy_proto::{BuildId, ErrorCode, FunctionId, failure};
-use mecapy_registry::{
-    CopyReport, Destination, Digest, ImageRef, ProgressSink, Registry, Source, copy_image,
-};
+use mecapy_proto::{BuildId, ErrorCode, failure};
+use mecapy_registry::{Digest, ImageRef, Registry, Source};
 use mecapy_store::builds::Build;
 use mecapy_store::{BuildState, PgPool, StoredFailure, builds, functions, scans};
 
 use crate::metric_definitions as metrics;
+use crate::release::{Copied, Release};
+
+/// Tries before the end of a base image that can't be published: one less than makes a dead letter, so that its run
+/// ends. A function's build is left to whoever replays the dead letter.
+const TRIES: u64 = topology::MAX_DELIVERIES - 1;
 
 /// The handler of `scan.done`.
 #[derive(Debug)]
@@ -19,18 +22,20 @@ pub struct Publish {
     pub pool: PgPool,
     pub staging: Registry,
     pub primary: Registry,
+    /// Gets base images too.
+    pub fallback: Option<Registry>,
 }
 
 /// What came of looking at the record.
 enum Check {
-    Publish(Box<Build>),
+    Publish(Box<Build>, Release),
     /// The build is not waiting to be published: it moved on, or was never ours.
     Nothing,
     Refuse(Failure),
 }
 
 impl Handler<ScanDone> for Publish {
-    async fn handle(&self, event: ScanDone, _: &Delivery) -> Result<Outcome, HandlerError> {
+    async fn handle(&self, event: ScanDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         match Verdict::try_from(event.verdict) {
             Ok(Verdict::Passed | Verdict::Rejected) => {}
             Ok(Verdict::Unspecified) | Err(_) => {
@@ -47,20 +52,30 @@ impl Handler<ScanDone> for Publish {
         match self.check(build, &event, digest).await? {
             Check::Nothing => Ok(Outcome::nothing()),
             Check::Refuse(failure) => Ok(refused(build, &event, failure)),
-            Check::Publish(record) => {
+            Check::Publish(record, release) => {
                 let began = Instant::now();
-                let image = ImageRef::new(self.primary.host(), published_repository(&event))
-                    .with_tag(event.tag.clone())
-                    .with_digest(digest);
-                let tags = self.tags(&event).await?;
-                match self.copy(&staging, digest, &image, tags).await {
-                    Ok(report) => Ok(published(build, &event, &image, &record, report, began)),
-                    Err(error) if error.is_transient() => Err(HandlerError::transient(error)),
+                let from = Source {
+                    registry: self.staging.clone(),
+                    repository: staging.repository,
+                    digest,
+                };
+                match release.copy(&from, &self.primary, self.fallback.as_ref()).await {
+                    Ok(copied) => {
+                        let image = release.reference(&self.primary).with_digest(digest);
+                        Ok(published(build, &event, &image, &record, copied, began))
+                    }
+                    Err(error) if error.is_transient() && !is_last_try(&record, delivery) => {
+                        Err(HandlerError::transient(error))
+                    }
                     Err(error) => Ok(refused(build, &event, explain(&error))),
                 }
             }
         }
     }
+}
+
+fn is_last_try(record: &Build, delivery: &Delivery) -> bool {
+    record.base.is_some() && delivery.count >= TRIES
 }
 
 impl Publish {
@@ -81,21 +96,28 @@ impl Publish {
             // An event ahead of the record must not be remembered in the place of the one that follows it.
             return Err(HandlerError::transient(format!("build {id} is {} yet", build.state)));
         }
-        let function = build.function_id()?;
-        let Some(owner) =
-            functions::get(&self.pool, function).await?.map(|function| function.owner)
-        else {
-            return Ok(Check::Refuse(failure(
-                ErrorCode::UnknownFunction,
-                "the function was deleted",
-            )));
+        let superseded = builds::newer_is_ready(&self.pool, id).await?;
+        // The name that it is published under comes from the record: an event could name another's.
+        let (is_the_builds, release) = match (build.function_id()?, &build.base) {
+            (Some(function), _) => {
+                let Some(record) = functions::get(&self.pool, function).await? else {
+                    let deleted = failure(ErrorCode::UnknownFunction, "the function was deleted");
+                    return Ok(Check::Refuse(deleted));
+                };
+                let is_the_builds = (event.function_id, event.owner.as_str(), event.base.as_str())
+                    == (function.get(), record.owner.as_str(), "")
+                    && i64::from(event.version) == i64::from(build.version);
+                (is_the_builds, Release::function(&record.owner, function, &event.tag, superseded))
+            }
+            (None, Some(base)) => (
+                (event.function_id, event.base.as_str()) == (0, base.as_str()),
+                Release::base(base, &event.tag, superseded),
+            ),
+            (None, None) => {
+                return Err(HandlerError::permanent(format!("build {id} is of nothing")));
+            }
         };
-        // The name that it is published under comes from the record: an event could name another's function.
-        let is_the_builds = (event.function_id, event.owner.as_str())
-            == (function.get(), owner.as_str())
-            && i64::from(event.version) == i64::from(build.version)
-            && event.verdict == i32::from(Verdict::Passed);
-        if !is_the_builds {
+        if !is_the_builds || event.verdict != i32::from(Verdict::Passed) {
             return Err(HandlerError::permanent(format!(
                 "scan.done does not say of build {id} what the record does"
             )));
@@ -117,37 +139,7 @@ impl Publish {
                 format!("{digest} has no PASSED scan on record, so it is not published"),
             )));
         }
-        Ok(Check::Publish(Box::new(build)))
-    }
-
-    /// The version's tag, then `latest`, unless a newer version is out already.
-    async fn tags(&self, event: &ScanDone) -> Result<Vec<String>, HandlerError> {
-        let function = parse(FunctionId::new(event.function_id))?;
-        let mut tags = vec![event.tag.clone()];
-        if !builds::newer_is_ready(&self.pool, function, event.version).await? {
-            tags.push("latest".to_owned());
-        }
-        Ok(tags)
-    }
-
-    async fn copy(
-        &self,
-        staging: &ImageRef,
-        digest: Digest,
-        image: &ImageRef,
-        tags: Vec<String>,
-    ) -> Result<CopyReport, mecapy_registry::Error> {
-        let from = Source {
-            registry: self.staging.clone(),
-            repository: staging.repository.clone(),
-            digest,
-        };
-        let to = Destination {
-            registry: self.primary.clone(),
-            repository: image.repository.clone(),
-            tags,
-        };
-        copy_image(&from, &to, &ProgressSink::none()).await
+        Ok(Check::Publish(Box::new(build), release))
     }
 }
 
@@ -156,9 +148,10 @@ fn published(
     event: &ScanDone,
     image: &ImageRef,
     record: &Build,
-    report: CopyReport,
+    copied: Copied,
     began: Instant,
 ) -> Outcome {
+    let Copied { report, registries } = copied;
     metrics::bytes("sent").increment(report.bytes_sent);
     metrics::bytes("mounted").increment(report.bytes_mounted);
     metrics::bytes("skipped").increment(report.bytes_skipped);
@@ -170,7 +163,7 @@ fn published(
         version: event.version,
         image: image.to_string(),
         digest: event.digest.clone(),
-        registries: vec![image.registry.clone()],
+        registries,
         bytes_sent: report.bytes_sent,
         bytes_mounted: report.bytes_mounted,
         size_bytes: record.size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
@@ -189,10 +182,6 @@ fn published(
             Ok(if moved { Outgoing::event(&done) } else { Outgoing::none() })
         })
     })
-}
-
-fn published_repository(event: &ScanDone) -> String {
-    format!("mecapy/functions/user-{}-func-{}", event.owner, event.function_id)
 }
 
 fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, HandlerError> {

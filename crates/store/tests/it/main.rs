@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod bases;
+
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, TaskId, failure};
 use mecapy_store::builds::Built;
 use mecapy_store::functions::{Added, NewVersion};
@@ -111,7 +113,8 @@ async fn an_older_version_that_is_ready_later_does_not_become_the_current_one() 
     to_publishing(&pool, newer).await;
     let mut conn = pool.acquire().await.unwrap();
     assert!(builds::published(&mut conn, newer, "r/f:v2").await.unwrap());
-    assert!(builds::newer_is_ready(&pool, function, 1).await.unwrap());
+    assert!(builds::newer_is_ready(&pool, older).await.unwrap());
+    assert!(!builds::newer_is_ready(&pool, newer).await.unwrap());
     assert!(builds::published(&mut conn, older, "r/f:v1").await.unwrap());
     let image = functions::get(&pool, function).await.unwrap().unwrap().docker_image;
     assert_eq!(image.as_deref(), Some("r/f:v2"));

@@ -36,8 +36,8 @@ async fn a_submission_is_a_version_a_build_and_an_event() {
 
     let row = builds::get(&door.pool, build).await.unwrap().unwrap();
     assert_eq!((row.state, row.version), (BuildState::Queued, 1));
-    let version =
-        functions::version(&door.pool, row.function_id().unwrap(), 1).await.unwrap().unwrap();
+    let id = row.function_id().unwrap().unwrap();
+    let version = functions::version(&door.pool, id, 1).await.unwrap().unwrap();
     assert_eq!(
         version.inputs_sha256,
         inputs_sha256(b"print(1)\n", "numpy==1.24.0\n", "3.11", "slim")

@@ -15,6 +15,8 @@ use mecapy_store::scans::NewScan;
 use mecapy_store::{BuildState, PgPool, builds, functions, scans};
 use mecapy_testkit::{Infra, RegistryServer, unique};
 
+mod bases;
+
 struct World {
     pool: PgPool,
     registry: Registry,
@@ -46,8 +48,12 @@ impl World {
         let owner: String = unique("o").chars().filter(char::is_ascii_alphanumeric).collect();
         let mut conn = pool.acquire().await.unwrap();
         let function = functions::ensure(&mut conn, &owner.parse().unwrap(), "f").await.unwrap();
-        let publish =
-            Publish { pool: pool.clone(), staging: registry.clone(), primary: registry.clone() };
+        let publish = Publish {
+            pool: pool.clone(),
+            staging: registry.clone(),
+            primary: registry.clone(),
+            fallback: None,
+        };
         Self { pool, registry, server, publish, function, owner }
     }
 
@@ -59,18 +65,13 @@ impl World {
         format!("mecapy/functions/user-{}-func-{}", self.owner, self.function)
     }
 
-    /// An image in staging, and its build waiting to be published.
-    async fn scanned(&self, version: u32) -> ScanDone {
-        let config = self
-            .registry
-            .put_blob(&self.staging(), Bytes::from(format!("{{\"v\":{version}}}")))
-            .await
-            .unwrap();
-        let layer = self
-            .registry
-            .put_blob(&self.staging(), Bytes::from(format!("layer {version}")))
-            .await
-            .unwrap();
+    /// An image that nobody else has.
+    async fn staged(&self, repository: &str, content: &str) -> Manifest {
+        let put = async |text: String| {
+            self.registry.put_blob(repository, Bytes::from(text)).await.unwrap()
+        };
+        let config = put(format!("{{\"v\":{content:?}}}")).await;
+        let layer = put(format!("layer {content}")).await;
         let raw = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": media_types::OCI_MANIFEST,
@@ -78,8 +79,15 @@ impl World {
             "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.digest, "size": layer.size }],
         });
         let manifest = Manifest::new(Bytes::from(raw.to_string()), media_types::OCI_MANIFEST);
+        let digest = manifest.digest.to_string();
+        self.registry.put_manifest(repository, &digest, &manifest).await.unwrap();
+        manifest
+    }
+
+    /// An image in staging, and its build waiting to be published.
+    async fn scanned(&self, version: u32) -> ScanDone {
+        let manifest = self.staged(&self.staging(), &version.to_string()).await;
         let tag = format!("v{version}-00000000");
-        self.registry.put_manifest(&self.staging(), &tag, &manifest).await.unwrap();
         let digest = manifest.digest.to_string();
         let image = format!("{}/{}@{digest}", self.server.host, self.staging());
 
@@ -93,19 +101,7 @@ impl World {
         functions::add_version(&mut conn, self.function, version, &new).await.unwrap();
         let build = BuildId::new();
         builds::create(&mut conn, build, self.function, version).await.unwrap();
-        builds::start(&self.pool, build).await.unwrap();
-        let built = Built {
-            staging_image: image.clone(),
-            digest: digest.clone(),
-            tag: tag.clone(),
-            size_bytes: 1,
-            dependency_image: image.clone(),
-            lock_key: None,
-            log_key: String::new(),
-            duration_ms: 1,
-        };
-        builds::built(&mut conn, build, &built).await.unwrap();
-        builds::scanned(&mut conn, build, &digest, true).await.unwrap();
+        self.to_publishing(build, &image, &digest, &tag).await;
         ScanDone {
             base: String::new(),
             build_id: build.to_string(),
@@ -118,6 +114,23 @@ impl World {
             verdict: Verdict::Passed.into(),
             ..Default::default()
         }
+    }
+
+    async fn to_publishing(&self, build: BuildId, image: &str, digest: &str, tag: &str) {
+        builds::start(&self.pool, build).await.unwrap();
+        let built = Built {
+            staging_image: image.to_owned(),
+            digest: digest.to_owned(),
+            tag: tag.to_owned(),
+            size_bytes: 1,
+            dependency_image: image.to_owned(),
+            lock_key: None,
+            log_key: String::new(),
+            duration_ms: 1,
+        };
+        let mut conn = self.pool.acquire().await.unwrap();
+        builds::built(&mut conn, build, &built).await.unwrap();
+        builds::scanned(&mut conn, build, digest, true).await.unwrap();
     }
 
     async fn record(&self, event: &ScanDone, passed: bool) {
@@ -143,7 +156,11 @@ impl World {
     }
 
     async fn handle(&self, event: &ScanDone) -> Result<(), HandlerError> {
-        let delivery = Delivery { message_id: "m".into(), count: 1, hand_back: Default::default() };
+        self.handle_again(event, 1).await
+    }
+
+    async fn handle_again(&self, event: &ScanDone, count: u64) -> Result<(), HandlerError> {
+        let delivery = Delivery { message_id: "m".into(), count, hand_back: Default::default() };
         let outcome = self.publish.handle(event.clone(), &delivery).await?;
         let mut transaction = self.pool.begin().await.unwrap();
         outcome.apply(&mut transaction).await.unwrap();

@@ -1,0 +1,229 @@
+//! Base images: runs of a matrix, whose cells are builds like any other, and functions that stand on older ones.
+//!
+//! A run ends with its last cell, in the transaction that ends that cell, wherever it comes from:
+//! `builds` calls [`cell_ended`] for every end, and `base.done` goes out once, by the builder's outbox.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mecapy_proto::v1::{BaseDone, BaseOutcome};
+use mecapy_proto::{BuildId, FunctionId};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::builds::{self, Build};
+use crate::outbox::{self, Message};
+use crate::{BuildState, Error};
+
+/// Whose relay sends `base.done`: the cell that is the last may end in any service.
+const SERVICE: &str = "builder";
+
+/// A matrix that was asked for.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Run {
+    pub id: String,
+    /// schedule, push, manual
+    pub reason: String,
+    pub requested_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub ready: i64,
+    pub rejected: i64,
+    pub failed: i64,
+    /// Cells that have not ended.
+    pub open: i64,
+}
+
+/// Makes a run with its cells, queued. False: it is there already, and nothing changed.
+pub async fn create_run(
+    conn: &mut PgConnection,
+    run: &str,
+    reason: &str,
+    cells: &[(BuildId, String)],
+) -> Result<bool, Error> {
+    let done =
+        sqlx::query("insert into base_runs (id, reason) values ($1, $2) on conflict do nothing")
+            .bind(run)
+            .bind(reason)
+            .execute(&mut *conn)
+            .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let (ids, bases): (Vec<Uuid>, Vec<&str>) =
+        cells.iter().map(|(id, base)| (id.uuid(), base.as_str())).unzip();
+    sqlx::query(
+        "insert into builds (id, base, base_run)
+         select id, base, $1 from unnest($2::uuid[], $3::text[]) as cells (id, base)",
+    )
+    .bind(run)
+    .bind(ids)
+    .bind(bases)
+    .execute(conn)
+    .await?;
+    Ok(true)
+}
+
+const RUNS: &str = "select r.id, r.reason, r.requested_at, r.ended_at,
+        count(*) filter (where b.state = 'ready') as ready,
+        count(*) filter (where b.state = 'rejected') as rejected,
+        count(*) filter (where b.state = 'failed') as failed,
+        count(*) filter (where b.state not in ('ready', 'rejected', 'failed')) as open
+    from base_runs r join builds b on b.base_run = r.id";
+
+pub async fn run(pool: &PgPool, id: &str) -> Result<Option<Run>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("{RUNS} where r.id = $1 group by r.id")))
+        .bind(id)
+        .fetch_optional(pool)
+        .await?)
+}
+
+/// The newest runs.
+pub async fn runs(pool: &PgPool, limit: u32) -> Result<Vec<Run>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "{RUNS} group by r.id order by r.requested_at desc, r.id limit $1"
+    )))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The cells of a run, by name.
+pub async fn cells(conn: &mut PgConnection, run: &str) -> Result<Vec<Build>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {} from builds where base_run = $1 order by base",
+        builds::COLUMNS
+    )))
+    .bind(run)
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Of each base image, the one that its tag leads to: ready, and asked for last.
+pub async fn current(pool: &PgPool) -> Result<Vec<Build>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select distinct on (base) {} from builds where base is not null and state = 'ready'
+         order by base, requested_at desc, id desc",
+        builds::COLUMNS
+    )))
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Records which base image a function's image stands on.
+pub async fn stands_on(conn: &mut PgConnection, id: BuildId, digest: &str) -> Result<(), Error> {
+    sqlx::query("update builds set base_digest = $2 where id = $1")
+        .bind(id.uuid())
+        .bind(digest)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A function whose current version stands on another image than its base's current one.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Stale {
+    function_id: i64,
+    pub owner: String,
+    pub name: String,
+    pub version: i32,
+    build: Uuid,
+    pub python_version: String,
+    pub base_variant: String,
+    pub requirements: String,
+    /// What it stands on. None: it was built before this was recorded.
+    pub base_digest: Option<String>,
+    /// What it would stand on now.
+    pub newest_digest: String,
+    /// A build of this version or a newer one is on its way: it stands on the newest.
+    pub in_work: bool,
+}
+
+impl Stale {
+    pub fn function_id(&self) -> Result<FunctionId, Error> {
+        FunctionId::new(self.function_id).map_err(|_| Error::Unknown {
+            column: "functions.id",
+            value: self.function_id.to_string(),
+        })
+    }
+
+    /// The build that the function runs now.
+    pub fn build(&self) -> BuildId {
+        BuildId::from_uuid(self.build)
+    }
+}
+
+/// `from` of the functions that are stale; `f`, `b`, `v` and `c` are function, build, version and current base.
+const STALE: &str = "from functions f
+    join builds b on b.id = f.current_build
+    join versions v on v.function_id = b.function_id and v.version = b.version
+    join (
+        select distinct on (base) base, digest from builds where base is not null and state = 'ready'
+        order by base, requested_at desc, id desc
+    ) c on c.base = v.python_version || '-' || v.base_variant
+    where f.deleted_at is null and b.base_digest is distinct from c.digest";
+
+/// Live functions that stand on an older base image, by id.
+pub async fn stale(pool: &PgPool) -> Result<Vec<Stale>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select f.id as function_id, f.owner, f.name, v.version, b.id as build, v.python_version, v.base_variant,
+             v.requirements, b.base_digest, c.digest as newest_digest,
+             exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version
+                 and o.state in ('queued', 'building', 'scanning', 'publishing')) as in_work
+         {STALE} order by f.id"
+    )))
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Called for each build that has just ended. Of the last cell of a run it ends the run, and writes `base.done`.
+pub(crate) async fn cell_ended(conn: &mut PgConnection, id: BuildId) -> Result<(), Error> {
+    let run: Option<Option<String>> =
+        sqlx::query_scalar("select base_run from builds where id = $1")
+            .bind(id.uuid())
+            .fetch_optional(&mut *conn)
+            .await?;
+    let Some(run) = run.flatten() else { return Ok(()) };
+    // The lock orders cells that end at once: whoever is second sees what the first has committed.
+    let requested_at: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "select requested_at from base_runs where id = $1 and ended_at is null for update",
+    )
+    .bind(&run)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(requested_at) = requested_at else { return Ok(()) };
+    let cells = cells(conn, &run).await?;
+    if cells.iter().any(|cell| !cell.state.is_final()) {
+        return Ok(());
+    }
+    let stale: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) {STALE}")))
+        .fetch_one(&mut *conn)
+        .await?;
+    let took: Duration = (Utc::now() - requested_at).to_std().unwrap_or_default();
+    let done = BaseDone {
+        run_id: run,
+        outcomes: cells.iter().map(outcome).collect(),
+        duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        stale_functions: u32::try_from(stale).unwrap_or(u32::MAX),
+    };
+    sqlx::query("update base_runs set ended_at = now(), outcomes = $2 where id = $1")
+        .bind(&done.run_id)
+        .bind(serde_json::to_value(&done.outcomes).unwrap_or_default())
+        .execute(&mut *conn)
+        .await?;
+    outbox::insert(conn, SERVICE, &[Message::of(&done)]).await?;
+    Ok(())
+}
+
+fn outcome(cell: &Build) -> BaseOutcome {
+    BaseOutcome {
+        base: cell.base.clone().unwrap_or_default(),
+        build_id: cell.id().to_string(),
+        status: cell.state.as_str().to_owned(),
+        image: cell
+            .docker_image
+            .clone()
+            .filter(|_| cell.state == BuildState::Ready)
+            .unwrap_or_default(),
+        failure: cell.failure().map(Into::into),
+    }
+}
