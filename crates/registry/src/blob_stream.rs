@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use metrics::Counter;
@@ -15,6 +16,12 @@ use crate::exchange::PATIENCE;
 use crate::registry::Registry;
 use crate::{Descriptor, Digest, Error, Hasher, metric_definitions as names};
 
+/// How often in a row a download may break without a new byte: 12 s in all. One that ends in good order, but early,
+/// is likelier a lack than a break.
+const MAX_BREAKS: u32 = 6;
+const MAX_EARLY_ENDS: u32 = 2;
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
 /// The bytes of a blob. The piece that completes it is given only if size and SHA-256 are right;
 /// else the stream ends with an error. So whoever reads it to the end has the right content, and
 /// whoever passes it on never passes on a whole wrong blob.
@@ -23,6 +30,7 @@ pub struct BlobStream(BoxStream<'static, Result<Bytes, Error>>);
 impl BlobStream {
     pub(crate) fn new(
         registry: &Registry,
+        repository: &str,
         subject: String,
         descriptor: &Descriptor,
         response: Response,
@@ -46,7 +54,15 @@ impl BlobStream {
         let received = metrics::counter!(
             names::BLOB_BYTES, "registry" => check.host.clone(), "direction" => "received"
         );
-        let source = Source { registry: registry.clone(), response, check, received };
+        let source = Source {
+            registry: registry.clone(),
+            repository: repository.to_owned(),
+            response,
+            to_skip: 0,
+            breaks: 0,
+            check,
+            received,
+        };
         let pieces = futures::stream::unfold(Some(source), |source| async {
             let mut source = source?;
             match source.next().await {
@@ -74,28 +90,85 @@ impl Stream for BlobStream {
 
 struct Source {
     registry: Registry,
+    repository: String,
     response: Response,
+    /// Bytes of the answer that were had already: it began before where it should.
+    to_skip: u64,
+    /// Since a byte came that was new.
+    breaks: u32,
     check: Check,
     received: Counter,
 }
 
 impl Source {
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let piece = match tokio::time::timeout(PATIENCE, self.response.chunk()).await {
-            Ok(piece) => {
-                piece.map_err(|e| Error::transport(&self.check.host, &self.check.subject, e))?
+        loop {
+            let broken = match self.read().await {
+                Ok(Some(piece)) => {
+                    let Some(piece) = self.unseen(piece) else { continue };
+                    self.breaks = 0;
+                    self.check.add(&piece)?;
+                    return Ok(Some(piece));
+                }
+                Ok(None) => match self.check.end() {
+                    Ok(()) => return Ok(None),
+                    Err(short) => short,
+                },
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            self.resume(broken).await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Error> {
+        match tokio::time::timeout(PATIENCE, self.response.chunk()).await {
+            Ok(Ok(piece)) => {
+                self.received.increment(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+                Ok(piece)
             }
-            Err(_) => return Err(self.registry.timed_out(&self.check.subject)),
-        };
-        match piece {
-            Some(piece) => {
-                self.received.increment(piece.len() as u64);
-                self.check.add(&piece)?;
-                Ok(Some(piece))
+            Ok(Err(e)) => Err(Error::transport(&self.check.host, &self.check.subject, e)),
+            Err(_) => Err(self.registry.timed_out(&self.check.subject)),
+        }
+    }
+
+    /// The part of a piece that was not had before a break.
+    fn unseen(&mut self, mut piece: Bytes) -> Option<Bytes> {
+        let seen = self.to_skip.min(piece.len() as u64);
+        self.to_skip -= seen;
+        piece.advance(usize::try_from(seen).ok()?);
+        (!piece.is_empty()).then_some(piece)
+    }
+
+    /// Opens the rest of a blob whose stream broke. What was read stays read: the hash goes on over it, and its end
+    /// tells whether both parts were of one blob.
+    async fn resume(&mut self, broken: Error) -> Result<(), Error> {
+        let most = if broken.is_transient() { MAX_BREAKS } else { MAX_EARLY_ENDS };
+        loop {
+            self.breaks += 1;
+            if self.breaks > most {
+                return Err(broken);
             }
-            None => {
-                self.check.end()?;
-                Ok(None)
+            tokio::time::sleep(FIRST_WAIT * (1 << (self.breaks - 1))).await;
+            let from = self.check.received;
+            let digest = self.check.digest;
+            match self.registry.open_rest(&self.repository, &digest, from).await {
+                Ok((response, begins)) => {
+                    tracing::debug!(
+                        registry.host = self.check.host,
+                        subject = self.check.subject,
+                        from,
+                        error = %broken,
+                        "a broken download goes on"
+                    );
+                    self.response = response;
+                    self.to_skip = from - begins;
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() => {}
+                // There is no rest: the registry has less than it should.
+                Err(Error::Status { status: 416, .. }) => return Err(broken),
+                Err(error) => return Err(error),
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
-use reqwest::Method;
+use reqwest::header::{CONTENT_RANGE, HeaderMap};
+use reqwest::{Method, Response, StatusCode};
 
 use crate::challenge::Scope;
 use crate::exchange::Call;
@@ -24,8 +25,8 @@ impl Registry {
         found(self.call_once(&call).await.map(drop))
     }
 
-    /// The blob as a stream that verifies itself. Opening is tried again, a broken stream is not:
-    /// the reader has to start over.
+    /// The blob as a stream that verifies itself. A connection that breaks on the way is made anew, and reading goes
+    /// on where it stopped.
     pub async fn blob(
         &self,
         repository: &str,
@@ -66,7 +67,28 @@ impl Registry {
     ) -> Result<BlobStream, Error> {
         let call = self.blob_call("blob_get", Method::GET, repository, &descriptor.digest)?;
         let response = self.call_once(&call).await?;
-        BlobStream::new(self, call.subject, descriptor, response)
+        BlobStream::new(self, repository, call.subject, descriptor, response)
+    }
+
+    /// The rest of a blob, and where in it the answer begins: at the start, if the registry knows no ranges.
+    pub(crate) async fn open_rest(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        from: u64,
+    ) -> Result<(Response, u64), Error> {
+        let mut call = self.blob_call("blob_get", Method::GET, repository, digest)?;
+        call.from_byte = Some(from);
+        let response = self.call_once(&call).await?;
+        let begins = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                range_start(response.headers()).filter(|start| *start <= from).ok_or_else(|| {
+                    self.nonsense(&call.subject, "it sent another range than was asked")
+                })?
+            }
+            _ => 0,
+        };
+        Ok((response, begins))
     }
 
     fn blob_call(
@@ -80,6 +102,12 @@ impl Registry {
         let scope = Scope::pull(repository);
         Ok(Call::new(operation, subject(repository, digest), method, url, scope))
     }
+}
+
+/// 100 of `bytes 100-199/200`.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    range.split_once('-')?.0.trim().parse().ok()
 }
 
 pub(crate) fn subject(repository: &str, digest: &Digest) -> String {

@@ -48,6 +48,14 @@ impl Plan {
         })
     }
 
+    pub(crate) fn digests(&self) -> BTreeSet<Digest> {
+        self.manifests.iter().map(|(manifest, _)| manifest.digest).collect()
+    }
+
+    pub(crate) fn all_blobs(&self) -> Vec<Digest> {
+        self.blobs(&self.digests()).into_iter().map(|blob| blob.digest).collect()
+    }
+
     /// The blobs that the images among `wanted` need, each once, the largest first: so the last
     /// stream to end is a short one.
     pub(crate) fn blobs(&self, wanted: &BTreeSet<Digest>) -> Vec<Descriptor> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE};
 use reqwest::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
@@ -30,6 +30,8 @@ pub(crate) struct Call {
     pub(crate) url: Url,
     pub(crate) scope: Scope,
     pub(crate) accepts_manifests: bool,
+    /// Ask for the bytes from here on.
+    pub(crate) from_byte: Option<u64>,
     pub(crate) body: Option<(Bytes, String)>,
 }
 
@@ -41,7 +43,16 @@ impl Call {
         url: Url,
         scope: Scope,
     ) -> Self {
-        Self { operation, subject, method, url, scope, accepts_manifests: false, body: None }
+        Self {
+            operation,
+            subject,
+            method,
+            url,
+            scope,
+            accepts_manifests: false,
+            from_byte: None,
+            body: None,
+        }
     }
 
     pub(crate) fn accepting_manifests(mut self) -> Self {
@@ -58,6 +69,11 @@ impl Call {
         let mut request = Request::new(self.method.clone(), self.url.clone());
         if self.accepts_manifests {
             request.headers_mut().insert(ACCEPT, HeaderValue::from_static(ACCEPT_MANIFESTS));
+        }
+        if let Some(from) = self.from_byte
+            && let Ok(value) = HeaderValue::from_str(&format!("bytes={from}-"))
+        {
+            request.headers_mut().insert(RANGE, value);
         }
         match &self.body {
             Some((body, content_type)) => {
@@ -118,6 +134,7 @@ impl Registry {
         subject: &str,
         request: Request,
     ) -> Result<Response, Error> {
+        self.pace().open().await;
         let sending = async {
             match tokio::time::timeout(PATIENCE, self.http().execute(request)).await {
                 Ok(result) => result.map_err(|e| Error::transport(self.host(), subject, e)),
@@ -158,6 +175,9 @@ impl Registry {
             return Ok(response);
         }
         let retry_after = retry::retry_after(response.headers(), Utc::now());
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            self.pace().busy(retry_after);
+        }
         let host = self.host().to_owned();
         let subject = subject.to_owned();
         // What it says is worth showing but not worth failing for.

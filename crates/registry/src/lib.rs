@@ -1,4 +1,4 @@
-//! A client for OCI registries, and what is built on it: copying an image with its digest kept,
+//! A client for OCI registries, and what is built on it: copying images with their digests kept,
 //! and putting one layer on top of an image without a Docker daemon.
 //!
 //! # What always holds
@@ -17,13 +17,18 @@
 //!    with a growing, jittered wait, or after the server's `Retry-After`. What still fails says
 //!    by [`Error::is_transient`] whether trying later makes sense.
 //! 7. Memory does not grow with a blob's size.
+//! 8. A download that breaks goes on where it stopped, with the hash going on over it. An upload that breaks starts
+//!    again: registries differ too much in what they keep of one.
+//! 9. All calls to one registry keep one pace: at most ten uploads at once, fewer after a 429 or 503, none while it
+//!    asked for patience.
+//! 10. A [`Copier`] sends a blob once, however many of its images share it, and mounts it after.
 //!
 //! # The way of the data
 //!
 //! ```text
 //! Options ─▶ Registry ─ manifests, blobs, uploads, listing ─▶ exchange (auth, retry, metrics) ─▶ HTTP
 //!               ▲  ▲
-//! copy_image ───┘  └─── append_layer
+//! Copier ───────┘  └─── append_layer
 //! source GET ─▶ BlobStream (size, SHA-256) ─▶ destination PUT
 //! ```
 
@@ -61,7 +66,7 @@ mod verify;
 pub use append::{Appended, Base, append_layer};
 pub use blob_stream::BlobStream;
 pub use config_patch::ConfigPatch;
-pub use copier::{Copier, Foreseen, Target};
+pub use copier::{Copier, Foreseen, Look, Target};
 pub use copy::{CopyReport, Destination, Source, copy_image};
 pub use digest::{Digest, Hasher};
 pub use error::Error;

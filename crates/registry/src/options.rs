@@ -20,6 +20,8 @@ pub struct Options {
     /// HTTP without TLS. Credentials then cross the network in clear: for loopback and private
     /// networks only.
     pub plain_http: bool,
+    /// What is uploaded at most, in bytes per second, by this process. None: no cap.
+    pub max_bytes_per_second: Option<u64>,
     /// PEM certificates trusted besides the system's.
     pub ca_bundle: Option<PathBuf>,
 }

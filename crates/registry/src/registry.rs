@@ -12,6 +12,7 @@ use crate::auth::{Auth, Credentials};
 use crate::challenge::Scope;
 use crate::exchange::Call;
 use crate::origin::Origin;
+use crate::pace::Pace;
 use crate::{Error, Options};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -26,6 +27,7 @@ struct Inner {
     origin: Origin,
     auth: Auth,
     http: Client,
+    pace: Arc<Pace>,
 }
 
 impl Registry {
@@ -45,7 +47,8 @@ impl Registry {
             }
         };
         let http = http_client(options, origin.is_plain_http())?;
-        Ok(Self(Arc::new(Inner { origin, auth: Auth::new(credentials), http })))
+        let pace = Pace::new(origin.host(), options.max_bytes_per_second);
+        Ok(Self(Arc::new(Inner { origin, auth: Auth::new(credentials), http, pace })))
     }
 
     /// Its name in image references.
@@ -77,6 +80,10 @@ impl Registry {
 
     pub(crate) fn auth(&self) -> &Auth {
         &self.0.auth
+    }
+
+    pub(crate) fn pace(&self) -> &Arc<Pace> {
+        &self.0.pace
     }
 
     pub(crate) fn http(&self) -> &Client {

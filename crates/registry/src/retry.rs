@@ -59,14 +59,40 @@ fn delay(error: &Error, backoff: Option<Duration>) -> Option<Duration> {
     }
 }
 
-/// `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3).
+/// `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3), or as GHCR says it: `1m30.5s`.
 pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
+    if let Some(wait) = go_duration(value) {
+        return Some(wait);
+    }
     let at = DateTime::parse_from_rfc2822(value).ok()?.to_utc();
     Some((at - now).to_std().unwrap_or_default())
+}
+
+/// A duration as Go prints it, from milliseconds to hours.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let unit = rest.find(|c: char| c.is_ascii_alphabetic())?;
+        let number: f64 = rest[..unit].parse().ok().filter(|number| *number >= 0.0)?;
+        let end = rest[unit..]
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .map_or(rest.len(), |length| unit + length);
+        let seconds = match &rest[unit..end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[end..];
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 #[cfg(test)]
@@ -88,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms() {
+    fn retry_after_is_read_in_all_its_forms() {
         let now = DateTime::parse_from_rfc3339("2025-10-21T07:27:30Z").unwrap().to_utc();
         let read = |value: &'static str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
@@ -97,7 +123,11 @@ mod tests {
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
         assert_eq!(read("Tue, 21 Oct 2025 07:28:00 GMT"), Some(Duration::from_secs(30)));
         assert_eq!(read("Tue, 21 Oct 2025 07:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("soon"), None);
+        assert_eq!(read("1m30.5s"), Some(Duration::from_millis(90_500)));
+        assert_eq!(read("250ms"), Some(Duration::from_millis(250)));
+        for nonsense in ["soon", "s", "-5s", "5 apples", ""] {
+            assert_eq!(read(nonsense), None, "{nonsense:?}");
+        }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
 };
@@ -164,7 +164,18 @@ impl Registry {
         if let Some(value) = &authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
+        let content = content.and_then({
+            let pace = self.pace().clone();
+            move |piece| {
+                let pace = pace.clone();
+                async move {
+                    pace.spend(piece.len() as u64).await;
+                    Ok(piece)
+                }
+            }
+        });
         *request.body_mut() = Some(watched.body(self.host(), content));
+        self.pace().open().await;
 
         let sending = async {
             match watched.until_stalled(self.http().execute(request)).await {
@@ -183,6 +194,14 @@ impl Registry {
         let response = self.measured("blob_put", sending).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(self.refused(&subject, session, authorization, response).await);
+        }
+        if response.status() == StatusCode::NOT_FOUND {
+            // Not the blob: the session. It was purged, or the registry started anew without it.
+            return Err(Error::Interrupted {
+                host: self.host().to_owned(),
+                subject,
+                source: "the registry no longer knows the upload".into(),
+            });
         }
         self.succeeded(&subject, response).await.map(drop)
     }

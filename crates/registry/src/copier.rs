@@ -1,0 +1,287 @@
+//! Copying many images to one registry.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::copy::STREAMS;
+use crate::copy_plan::Plan;
+use crate::holders::Holders;
+use crate::progress::Meter;
+use crate::registry::Registry;
+use crate::{CopyReport, Descriptor, Digest, Error, Manifest, ProgressSink, Source};
+
+/// Copies images to one registry. Clones, and all the copies they make at once, know together which
+/// repository holds which blob: one that many images share is sent once and mounted after.
+#[derive(Clone)]
+pub struct Copier(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) to: Registry,
+    pub(crate) holders: Holders,
+}
+
+/// Where in the registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    pub repository: String,
+    /// Moved in this order, after the image is whole.
+    pub tags: Vec<String>,
+    /// Other repositories of the destination that may hold some of the blobs. One that does not costs a call for
+    /// each blob.
+    pub mount_from: Vec<String>,
+}
+
+/// What a copy would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreseen {
+    pub is_unchanged: bool,
+    /// Blobs that the destination lacks.
+    pub missing: Vec<Descriptor>,
+    /// Of all blobs of the image. 0 where nothing had to be looked at.
+    pub bytes: u64,
+}
+
+/// How an image stands at the destination: what [`Copier::look`] saw.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Its manifest is there, and what that needs, as far as the registry has seen to it.
+    is_whole: bool,
+    /// Tags that lead elsewhere or nowhere.
+    tags_to_move: Vec<String>,
+}
+
+impl Look {
+    /// A copy has nothing to do, not even for a tag.
+    pub fn is_unchanged(&self) -> bool {
+        self.is_whole && self.tags_to_move.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Copier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Copier").field(&self.0.to).finish()
+    }
+}
+
+impl Copier {
+    pub fn new(to: Registry) -> Self {
+        Self(Arc::new(Inner { to, holders: Holders::default() }))
+    }
+
+    /// Where it copies to.
+    pub fn registry(&self) -> &Registry {
+        &self.0.to
+    }
+
+    /// Copies the image or index and moves the tags to it.
+    pub async fn copy(
+        &self,
+        from: &Source,
+        to: &Target,
+        progress: &ProgressSink,
+    ) -> Result<CopyReport, Error> {
+        let look = self.look(from, to).await?;
+        self.copy_seen(&look, from, to, progress).await
+    }
+
+    /// The same after a look that was had already.
+    pub async fn copy_seen(
+        &self,
+        look: &Look,
+        from: &Source,
+        to: &Target,
+        progress: &ProgressSink,
+    ) -> Result<CopyReport, Error> {
+        let (mut report, verified) = if look.is_whole {
+            Default::default()
+        } else {
+            match self.content(from, to, progress).await {
+                // What this process remembers of the destination is out of date: blobs were deleted there.
+                Err((error, plan)) if is_blob_unknown(&error) => {
+                    self.0.holders.forget(plan.into_iter().flat_map(|plan| plan.all_blobs()));
+                    self.content(from, to, progress).await.map_err(|(error, _)| error)?
+                }
+                other => other.map_err(|(error, _)| error)?,
+            }
+        };
+        self.move_tags(from.digest, &to.repository, &look.tags_to_move, verified).await?;
+        report.is_unchanged = look.is_unchanged();
+        Ok(report)
+    }
+
+    /// What [`Copier::copy`] would do now.
+    pub async fn foresee(&self, from: &Source, to: &Target) -> Result<Foreseen, Error> {
+        let look = self.look(from, to).await?;
+        if look.is_whole {
+            return Ok(Foreseen { is_unchanged: look.is_unchanged(), ..Foreseen::default() });
+        }
+        let plan = Plan::read(&from.registry, &from.repository, &from.digest).await?;
+        let blobs = plan.blobs(&plan.digests());
+        let bytes = blobs.iter().map(|blob| blob.size).sum();
+        let looks: Vec<_> = blobs
+            .into_iter()
+            .map(|blob| async move {
+                for repository in [&to.repository].into_iter().chain(&to.mount_from) {
+                    if self.0.to.blob_exists(repository, &blob.digest).await? {
+                        return Ok::<_, Error>(None);
+                    }
+                }
+                Ok(Some(blob))
+            })
+            .collect();
+        let missing = futures::stream::iter(looks)
+            .buffer_unordered(STREAMS)
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await?;
+        Ok(Foreseen { is_unchanged: false, missing, bytes })
+    }
+
+    /// What is there: a call for each tag, and one more when no tag leads to the image.
+    pub async fn look(&self, from: &Source, to: &Target) -> Result<Look, Error> {
+        let resolves =
+            to.tags.iter().map(|tag| async move { self.0.to.resolve(&to.repository, tag).await });
+        let tags = futures::future::try_join_all(resolves).await?;
+        let leads_there =
+            |there: &Option<Descriptor>| there.as_ref().is_some_and(|to| to.digest == from.digest);
+        let tags_to_move = to
+            .tags
+            .iter()
+            .zip(&tags)
+            .filter(|(_, there)| !leads_there(there))
+            .map(|(tag, _)| tag.clone())
+            .collect();
+        let there = match tags.into_iter().find(leads_there).flatten() {
+            Some(there) => Some(there),
+            None => self.0.to.resolve(&to.repository, &from.digest.to_string()).await?,
+        };
+        // An image's manifest was accepted only with its blobs. The child of an index may have been
+        // deleted since, which registries allow, so an index is looked through.
+        let is_whole = there.is_some_and(|there| !is_index(&there));
+        Ok(Look { is_whole, tags_to_move })
+    }
+
+    /// Everything but the tags. Gives the manifest as the destination serves it, if it was new there.
+    async fn content(
+        &self,
+        from: &Source,
+        to: &Target,
+        progress: &ProgressSink,
+    ) -> Result<(CopyReport, Option<Manifest>), (Error, Option<Plan>)> {
+        let plan = Plan::read(&from.registry, &from.repository, &from.digest)
+            .await
+            .map_err(|error| (error, None))?;
+        match self.planned(from, to, &plan, progress).await {
+            Ok(done) => Ok(done),
+            Err(error) => Err((error, Some(plan))),
+        }
+    }
+
+    async fn planned(
+        &self,
+        from: &Source,
+        to: &Target,
+        plan: &Plan,
+        progress: &ProgressSink,
+    ) -> Result<(CopyReport, Option<Manifest>), Error> {
+        let missing = self.missing(&to.repository, plan).await?;
+        let report = self.blobs(from, to, plan.blobs(&missing), progress).await?;
+        let mut verified = None;
+        for (manifest, _) in plan.manifests.iter().filter(|(m, _)| missing.contains(&m.digest)) {
+            verified = Some(self.put_manifest(&to.repository, manifest).await?);
+        }
+        // The last of the plan is the root; another can be the last one put when the root was there.
+        Ok((report, verified.filter(|manifest| manifest.digest == from.digest)))
+    }
+
+    /// The manifests of the plan that the destination lacks.
+    async fn missing(&self, repository: &str, plan: &Plan) -> Result<BTreeSet<Digest>, Error> {
+        // Of a single image it is known: it was looked for.
+        if plan.manifests.len() == 1 {
+            return Ok(plan.digests());
+        }
+        let looks: Vec<_> = plan
+            .digests()
+            .into_iter()
+            .map(|digest| async move {
+                let there = self.0.to.resolve(repository, &digest.to_string()).await?;
+                Ok::<_, Error>(there.is_none().then_some(digest))
+            })
+            .collect();
+        futures::stream::iter(looks)
+            .buffer_unordered(STREAMS)
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await
+    }
+
+    async fn blobs(
+        &self,
+        from: &Source,
+        to: &Target,
+        blobs: Vec<Descriptor>,
+        progress: &ProgressSink,
+    ) -> Result<CopyReport, Error> {
+        use crate::blob_copy::Moved;
+        let mut report = CopyReport { blobs: blobs.len() as u64, ..CopyReport::default() };
+        let bytes_total = blobs.iter().map(|blob| blob.size).sum();
+        let meter = Meter::new(progress, bytes_total, report.blobs);
+        let copies: Vec<_> =
+            blobs.into_iter().map(|blob| self.blob(from, to, blob, meter.clone())).collect();
+        let mut copies = futures::stream::iter(copies).buffer_unordered(STREAMS);
+        while let Some((moved, bytes)) = copies.try_next().await? {
+            match moved {
+                Moved::Sent => report.bytes_sent += bytes,
+                Moved::Mounted => report.bytes_mounted += bytes,
+                Moved::Skipped => report.bytes_skipped += bytes,
+            }
+        }
+        Ok(report)
+    }
+
+    /// Puts a manifest by digest, and reads it back as whoever pulls it will.
+    async fn put_manifest(&self, repository: &str, manifest: &Manifest) -> Result<Manifest, Error> {
+        let reference = manifest.digest.to_string();
+        self.0.to.put_manifest(repository, &reference, manifest).await?;
+        self.0.to.manifest(repository, &reference).await
+    }
+
+    /// Moves tags. `verified` is what the destination serves, if it was read already: that, not what was sent, is
+    /// what a tag leads to.
+    async fn move_tags(
+        &self,
+        digest: Digest,
+        repository: &str,
+        tags: &[String],
+        verified: Option<Manifest>,
+    ) -> Result<(), Error> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let manifest = match verified {
+            Some(manifest) => manifest,
+            None => self.0.to.manifest(repository, &digest.to_string()).await?,
+        };
+        for tag in tags {
+            self.0.to.put_manifest(repository, tag, &manifest).await?;
+        }
+        Ok(())
+    }
+}
+
+fn is_index(there: &Descriptor) -> bool {
+    use crate::media_types::{DOCKER_LIST, OCI_INDEX};
+    matches!(there.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+}
+
+/// The answer to a manifest that names what the registry has not got (distribution specification, code 1 and 3).
+fn is_blob_unknown(error: &Error) -> bool {
+    match error {
+        Error::Status { detail, .. } => {
+            detail.contains("BLOB_UNKNOWN") || detail.contains("MANIFEST_UNKNOWN")
+        }
+        _ => false,
+    }
+}
