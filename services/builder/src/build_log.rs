@@ -79,13 +79,19 @@ impl BuildLog {
         (self.0.live)(&line);
     }
 
-    fn clean(&self, line: &str) -> String {
+    /// The line with every secret starred out, for whoever makes a message of it.
+    pub fn without_secrets(&self, line: &str) -> String {
         let mut line = line.to_owned();
         for secret in &self.0.secrets {
             if line.contains(secret.expose()) {
                 line = line.replace(secret.expose(), "***");
             }
         }
+        line
+    }
+
+    fn clean(&self, line: &str) -> String {
+        let mut line = self.without_secrets(line);
         line.retain(|c| !c.is_control() || c == '\t');
         if line.len() > MAX_LINE {
             line.truncate(line.floor_char_boundary(MAX_LINE));

@@ -215,8 +215,10 @@ pub async fn run(
     let sink = {
         let (output, log) = (Arc::clone(&output), log.clone());
         LogSink::new(move |line| {
-            if output.lock().unwrap_or_else(PoisonError::into_inner).take(line) {
-                log.write(line);
+            // Messages are made of these lines too.
+            let line = log.without_secrets(line);
+            if output.lock().unwrap_or_else(PoisonError::into_inner).take(&line) {
+                log.write(&line);
             }
         })
     };

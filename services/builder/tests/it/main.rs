@@ -13,4 +13,5 @@ mod cpython;
 mod events;
 mod fixture;
 mod hostile;
+mod hostile_packages;
 mod memory;
