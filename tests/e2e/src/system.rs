@@ -20,6 +20,12 @@ use tokio::process::{Child, Command};
 use crate::Api;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// As in the image of the services (deploy/compose/services/Dockerfile).
+const MALLOC: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "2"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
+    ("MALLOC_TRIM_THRESHOLD_", "131072"),
+];
 const BASE_IMAGE: &str = "mecapy/base/python:3.11-slim";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,11 +35,20 @@ pub enum Service {
     Scanner,
     Publisher,
     Worker,
+    Mirror,
+    Janitor,
 }
 
 impl Service {
-    pub const ALL: [Self; 5] =
-        [Self::Gateway, Self::Builder, Self::Scanner, Self::Publisher, Self::Worker];
+    pub const ALL: [Self; 7] = [
+        Self::Gateway,
+        Self::Builder,
+        Self::Scanner,
+        Self::Publisher,
+        Self::Worker,
+        Self::Mirror,
+        Self::Janitor,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,6 +57,8 @@ impl Service {
             Self::Scanner => "scanner",
             Self::Publisher => "publisher",
             Self::Worker => "worker",
+            Self::Mirror => "mirror",
+            Self::Janitor => "janitor",
         }
     }
 }
@@ -149,6 +166,7 @@ impl System {
             .arg("--config")
             .arg(&self.config)
             .env("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.admin_ports[&service]))
+            .envs(MALLOC)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
