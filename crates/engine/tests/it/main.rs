@@ -8,3 +8,4 @@ mod build;
 mod fixture;
 mod images;
 mod run;
+mod troubled;
