@@ -15,6 +15,8 @@ mod connect;
 pub mod functions;
 pub mod inbox;
 pub mod layers;
+pub mod mirror_choice;
+pub mod mirror_runs;
 pub mod outbox;
 pub mod scans;
 mod state;

@@ -1,1 +1,8 @@
-//! The mirror against real servers.
+//! The mirror as a service, on real NATS, PostgreSQL, S3 and two registries.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
+
+mod faults;
+mod runs;
+mod slow_proxy;
+mod world;

@@ -1,0 +1,129 @@
+//! What the mirror copies: the images that ran most, from the daily usage and not from a scan of all tasks.
+
+use sqlx::PgPool;
+
+use crate::Error;
+
+/// A published image that a run may choose.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Candidate {
+    pub digest: String,
+    /// The published reference, with tag and digest.
+    pub docker_image: String,
+    /// Of its versions, oldest first.
+    pub tags: Vec<String>,
+    /// Whether its function runs this image now.
+    pub is_current: bool,
+    pub tasks: i64,
+    pub size_bytes: i64,
+    /// `3.11-slim`: the base images of its versions.
+    pub bases: Vec<String>,
+}
+
+/// Of ready builds of functions that are not deleted: a function's image in each of its versions.
+const CANDIDATES: &str = "select b.digest, min(b.docker_image) as docker_image,
+        array_agg(b.tag order by b.version, b.tag) as tags,
+        coalesce(bool_or(f.current_build = b.id), false) as is_current, used.tasks,
+        coalesce(max(b.size_bytes), 0) as size_bytes,
+        array_agg(distinct v.python_version || '-' || v.base_variant) as bases
+     from used
+     join functions f on f.id = used.function_id and f.deleted_at is null
+     join builds b on b.function_id = f.id and b.digest = used.digest and b.state = 'ready'
+         and b.docker_image is not null and b.tag is not null
+     join versions v on v.function_id = b.function_id and v.version = b.version
+     group by f.id, b.digest, used.tasks
+     order by used.tasks desc, b.digest, f.id";
+
+/// The `limit` most used images of the last `days` days, today included (UTC).
+pub async fn most_used(pool: &PgPool, days: u32, limit: u32) -> Result<Vec<Candidate>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "with used as (
+             select function_id, digest, sum(tasks)::bigint as tasks from image_usage
+             where day > (now() at time zone 'utc')::date - $1::integer group by function_id, digest
+         ) {CANDIDATES} limit $2"
+    )))
+    .bind(i32::try_from(days).unwrap_or(i32::MAX))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The published images of these digests.
+pub async fn of_digests(pool: &PgPool, digests: &[String]) -> Result<Vec<Candidate>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "with used as (
+             select distinct function_id, digest, 0::bigint as tasks from builds where digest = any($1)
+         ) {CANDIDATES}"
+    )))
+    .bind(digests)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The digest that the function of a published repository runs now. None: it runs none, or was deleted.
+pub async fn current_digest(pool: &PgPool, repository: &str) -> Result<Option<String>, Error> {
+    let Some(id) = repository.rsplit_once("-func-").and_then(|(_, id)| id.parse::<i64>().ok())
+    else {
+        return Ok(None);
+    };
+    let digest: Option<Option<String>> = sqlx::query_scalar(
+        "select b.digest from functions f join builds b on b.id = f.current_build
+         where f.id = $1 and f.deleted_at is null",
+    )
+    .bind(id)
+    .fetch_optional(pool)
+    .await?;
+    Ok(digest.flatten())
+}
+
+/// Another repository on the fallback that most likely holds this image's dependencies: of an image that stands on
+/// the same dependency image, and was mirrored.
+pub async fn sibling(
+    pool: &PgPool,
+    repository: &str,
+    digest: &str,
+) -> Result<Option<String>, Error> {
+    Ok(sqlx::query_scalar(
+        "select m.repository from builds mine
+         join builds other on other.dependency_image = mine.dependency_image and other.digest <> mine.digest
+         join mirror_images m on m.digest = other.digest and m.outcome in ('mirrored', 'unchanged')
+             and m.repository <> $2 and m.repository <> ''
+         where mine.digest = $1 and mine.dependency_image is not null
+         order by m.ended_at desc limit 1",
+    )
+    .bind(digest)
+    .bind(repository)
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// How old the copy is.
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]
+pub struct Lag {
+    /// Seconds since the last run over the most used images that left none behind; none: there was never one.
+    pub since_complete_s: Option<f64>,
+    /// How long the oldest image that runs now and ran in the window has been published without a copy; 0: all
+    /// have one.
+    pub oldest_unmirrored_s: f64,
+}
+
+pub async fn lag(pool: &PgPool, window_days: u32) -> Result<Lag, Error> {
+    Ok(sqlx::query_as(
+        "select
+             (select extract(epoch from now() - max(r.ended_at))::float8 from mirror_runs r
+              where r.state = 'done' and r.by_usage and not r.dry_run and not exists (
+                  select 1 from mirror_images i where i.run_id = r.id and i.outcome in ('failed', 'not_found'))
+             ) as since_complete_s,
+             (select coalesce(max(extract(epoch from now() - b.ended_at)), 0)::float8
+              from functions f join builds b on b.id = f.current_build
+              where f.deleted_at is null
+                and exists (select 1 from image_usage u where u.digest = b.digest and u.function_id = f.id
+                    and u.day > (now() at time zone 'utc')::date - $1::integer)
+                and not exists (select 1 from mirror_images m join mirror_runs r on r.id = m.run_id
+                    where m.digest = b.digest and m.outcome in ('mirrored', 'unchanged') and not r.dry_run)
+             ) as oldest_unmirrored_s",
+    )
+    .bind(i32::try_from(window_days).unwrap_or(i32::MAX))
+    .fetch_one(pool)
+    .await?)
+}

@@ -1,0 +1,202 @@
+//! What a run copies, and how it ends.
+
+use mecapy_mirror::BASE_REPOSITORY;
+use mecapy_proto::v1::{MirrorRequested, PushDone};
+use mecapy_store::functions;
+use mecapy_store::mirror_runs::{self, Outcome, Run};
+use mecapy_testkit::eventually;
+
+use crate::world::{PATIENCE, World, layer};
+
+#[tokio::test]
+async fn the_most_used_images_of_live_functions_are_copied_with_their_bases_and_then_unchanged() {
+    let world = World::new().await;
+    let (base, shared) = (layer(30_000), layer(50_000));
+    let (base_digest, base_tags) = world.base(std::slice::from_ref(&base)).await;
+    let mut images = Vec::new();
+    for tasks in [5, 3, 1] {
+        let layers = [base.clone(), shared.clone(), layer(500)];
+        let image = world.publish(world.function().await, &layers).await;
+        world.used(&image, tasks).await;
+        images.push(image);
+    }
+    let deleted = world.publish(world.function().await, &[layer(10)]).await;
+    world.used(&deleted, 9).await;
+    let mut conn = world.pool.acquire().await.unwrap();
+    functions::delete(&mut conn, deleted.function).await.unwrap();
+    drop(conn);
+
+    let _mirror = world.start();
+    let request = MirrorRequested { limit: 2, verify_percent: 100, ..Default::default() };
+    let (run, totals) = world.run(request.clone()).await;
+    assert_eq!((totals.mirrored, totals.images, totals.verified), (3, 3, 3), "{totals:?}");
+    for image in &images[..2] {
+        for tag in [image.tag.as_str(), "latest", &image.digest.to_string()] {
+            assert_eq!(world.there(&image.repository, tag).await, Some(image.digest), "{tag}");
+        }
+    }
+    for tag in &base_tags {
+        assert_eq!(world.there(BASE_REPOSITORY, tag).await, Some(base_digest));
+    }
+    // Beyond the limit, and deleted.
+    for image in [&images[2], &deleted] {
+        assert!(world.image(&run, image).await.is_none());
+        assert_eq!(world.there(&image.repository, &image.tag).await, None);
+    }
+    // What they share was sent once.
+    let once = base.len() + shared.len() + 2 * 500;
+    let sent = usize::try_from(totals.bytes_sent).unwrap();
+    assert!((once..once + 1_000).contains(&sent), "{sent} bytes for {once}");
+
+    let report: serde_json::Value =
+        serde_json::from_str(&world.report(&run, "report.json").await).unwrap();
+    assert_eq!(report["counts"]["mirrored"], 3);
+    assert_eq!(report["images"][0]["tasks"], 5);
+    assert_eq!(report["images"][0]["digest"], images[0].digest.to_string());
+    let text = world.report(&run, "report.txt").await;
+    assert!(text.contains("mirrored           3\n"), "{text}");
+
+    let (again, totals) = world.run(request).await;
+    assert_eq!((totals.unchanged, totals.images, totals.bytes_sent), (3, 3, 0), "{totals:?}");
+    assert_eq!(world.outcome(&again, &images[0]).await, Some(Outcome::Unchanged));
+    world.report(&again, "report.txt").await;
+    assert_eq!(world.done(), 2, "each run ends once");
+}
+
+#[tokio::test]
+async fn a_run_without_images_ends_at_once_with_its_report() {
+    let world = World::new().await;
+    let _mirror = world.start();
+    let (run, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!(totals.images, 0);
+    assert!(world.report(&run, "report.txt").await.contains("images             0\n"));
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_move_and_moves_nothing() {
+    let world = World::new().await;
+    let shared = layer(40_000);
+    let mut images = Vec::new();
+    for _ in 0..2 {
+        let layers = [shared.clone(), layer(700)];
+        let image = world.publish(world.function().await, &layers).await;
+        world.used(&image, 1).await;
+        images.push(image);
+    }
+    let _mirror = world.start();
+    let request = MirrorRequested { dry_run: true, ..Default::default() };
+    let (run, totals) = world.run(request.clone()).await;
+    assert_eq!((totals.mirrored, totals.open), (2, 0));
+    let once = i64::try_from(shared.len() + 2 * 700).unwrap();
+    assert!((once..once + 1_000).contains(&totals.bytes_sent), "{totals:?} for {once}");
+    assert!(world.report(&run, "report.txt").await.contains("would be mirrored  2\n"));
+    for image in &images {
+        assert_eq!(world.there(&image.repository, &image.tag).await, None);
+    }
+    world.run(MirrorRequested::default()).await;
+    let (_, totals) = world.run(request).await;
+    assert_eq!((totals.unchanged, totals.bytes_sent), (2, 0));
+}
+
+#[tokio::test]
+async fn what_is_gone_from_the_primary_or_was_never_there_is_not_found_and_the_rest_is_copied() {
+    let world = World::new().await;
+    let (gone, whole) = (
+        world.publish(world.function().await, &[layer(100)]).await,
+        world.publish(world.function().await, &[layer(100)]).await,
+    );
+    world.primary.delete_manifest(&gone.repository, &gone.digest).await.unwrap();
+    let never = mecapy_registry::Digest::of(layer(10).as_ref()).to_string();
+    let _mirror = world.start();
+    let digests = vec![gone.digest.to_string(), whole.digest.to_string(), never.clone()];
+    let (run, totals) = world.run(MirrorRequested { digests, ..Default::default() }).await;
+    assert_eq!((totals.mirrored, totals.not_found, totals.failed), (1, 2, 0), "{totals:?}");
+    assert_eq!(world.outcome(&run, &gone).await, Some(Outcome::NotFound));
+    assert_eq!(world.outcome(&run, &whole).await, Some(Outcome::Mirrored));
+    assert!(world.report(&run, "report.txt").await.contains(&never));
+}
+
+#[tokio::test]
+async fn an_older_version_comes_with_its_own_tag_and_leaves_latest_alone() {
+    let world = World::new().await;
+    let function = world.function().await;
+    let older = world.publish(function, &[layer(100)]).await;
+    let newer = world.publish(function, &[layer(100)]).await;
+    let _mirror = world.start();
+    for image in [&newer, &older] {
+        let digests = vec![image.digest.to_string()];
+        world.run(MirrorRequested { digests, ..Default::default() }).await;
+        assert_eq!(world.there(&image.repository, &image.tag).await, Some(image.digest));
+        assert_eq!(world.there(&image.repository, "latest").await, Some(newer.digest));
+    }
+}
+
+#[tokio::test]
+async fn with_on_publish_each_image_is_copied_when_it_is_published_and_base_images_are_not() {
+    let mut world = World::new().await;
+    world.config.mirror.on_publish = true;
+    let image = world.publish(world.function().await, &[layer(100)]).await;
+    let _mirror = world.start();
+    let done = PushDone {
+        build_id: image.build.to_string(),
+        function_id: image.function.get(),
+        digest: image.digest.to_string(),
+        ..PushDone::default()
+    };
+    let of_base = PushDone {
+        build_id: mecapy_proto::BuildId::new().to_string(),
+        base: "3.11-slim".into(),
+        ..PushDone::default()
+    };
+    world.bus.publish(&of_base).await.unwrap();
+    world.bus.publish(&done).await.unwrap();
+    let (run, totals) = world.ended(&format!("publish-{}", image.build)).await;
+    assert_eq!((run.reason.as_str(), totals.mirrored), ("publish", 1));
+    assert_eq!(world.there(&image.repository, "latest").await, Some(image.digest));
+    let runs = mirror_runs::list(&world.pool, 10).await.unwrap();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+}
+
+#[tokio::test]
+async fn without_on_publish_nothing_comes_of_it_and_nothing_waits() {
+    let world = World::new().await;
+    let image = world.publish(world.function().await, &[layer(100)]).await;
+    let _mirror = world.start();
+    let done = PushDone {
+        build_id: image.build.to_string(),
+        function_id: image.function.get(),
+        digest: image.digest.to_string(),
+        ..PushDone::default()
+    };
+    world.bus.publish(&done).await.unwrap();
+    eventually("the message is off the queue", PATIENCE, async || {
+        let backlog = mecapy_bus::topology::backlog(&world.bus).await.unwrap();
+        let (_, waiting, out) = backlog
+            .into_iter()
+            .find(|(durable, _, _)| *durable == mecapy_bus::topology::MIRROR_PUBLISHED)
+            .unwrap();
+        (waiting == 0 && out == 0).then_some(())
+    })
+    .await;
+    assert!(mirror_runs::list(&world.pool, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_lag_counts_from_the_last_complete_run_over_the_most_used() {
+    let world = World::new().await;
+    let image = world.publish(world.function().await, &[layer(100)]).await;
+    world.used(&image, 1).await;
+    let lag = async || mecapy_store::mirror_choice::lag(&world.pool, 7).await.unwrap();
+    let before = lag().await;
+    assert_eq!(before.since_complete_s, None);
+    assert!(before.oldest_unmirrored_s > 0.0);
+    let _mirror = world.start();
+    world.run(MirrorRequested { dry_run: true, ..Default::default() }).await;
+    assert_eq!(lag().await.since_complete_s, None, "a dry run copies nothing");
+    assert!(lag().await.oldest_unmirrored_s > 0.0);
+    let (run, _) = world.run(MirrorRequested::default()).await;
+    assert!(Run::has_ended(&run));
+    let after = lag().await;
+    assert!(after.since_complete_s.is_some_and(|seconds| seconds < 100.0), "{after:?}");
+    assert!(after.oldest_unmirrored_s.abs() < f64::EPSILON, "{after:?}");
+}
