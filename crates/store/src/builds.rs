@@ -102,18 +102,19 @@ pub async fn newest(pool: &PgPool, function: FunctionId) -> Result<Option<Build>
     .await?)
 }
 
-/// Whether a newer build of the same function, or of the same base image, is ready already: of a higher version,
-/// or asked for later.
-pub async fn newer_is_ready(pool: &PgPool, id: BuildId) -> Result<bool, Error> {
+/// Whether `digest` is the image of a newer build of the same function, or of the same base image: of a higher
+/// version, or asked for later.
+pub async fn is_of_a_newer(pool: &PgPool, digest: &str, id: BuildId) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "select exists (
              select 1 from builds b join builds newer
                  on newer.function_id = b.function_id or newer.base = b.base
-             where b.id = $1 and newer.state = 'ready'
+             where b.id = $1 and newer.digest = $2
                  and (coalesce(newer.version, 0), newer.requested_at, newer.id)
                      > (coalesce(b.version, 0), b.requested_at, b.id))",
     )
     .bind(id.uuid())
+    .bind(digest)
     .fetch_one(pool)
     .await?)
 }

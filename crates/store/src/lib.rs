@@ -21,11 +21,13 @@ pub mod outbox;
 pub mod scans;
 mod state;
 pub mod tasks;
+mod turn;
 pub mod usage;
 
 pub use connect::{Options, connect, connect_lazy, migrate, schema_is_current};
 pub use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 pub use state::{BuildState, TaskState};
+pub use turn::Turn;
 
 use mecapy_proto::v1::Failure;
 

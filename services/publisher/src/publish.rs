@@ -7,7 +7,7 @@ use mecapy_proto::v1::{Failure, PushDone, PushFailed, ScanDone, Verdict};
 use mecapy_proto::{BuildId, ErrorCode, failure};
 use mecapy_registry::{Digest, ImageRef, Registry, Source};
 use mecapy_store::builds::Build;
-use mecapy_store::{BuildState, PgPool, StoredFailure, builds, functions, scans};
+use mecapy_store::{BuildState, PgPool, StoredFailure, Turn, builds, functions, scans};
 
 use crate::metric_definitions as metrics;
 use crate::release::{Copied, Release};
@@ -59,15 +59,18 @@ impl Handler<ScanDone> for Publish {
                     repository: staging.repository,
                     digest,
                 };
-                match release.copy(&from, &self.primary, self.fallback.as_ref()).await {
+                match self.release(build, &release, &from).await {
                     Ok(copied) => {
                         let image = release.reference(&self.primary).with_digest(digest);
                         Ok(published(build, &event, &image, &record, copied, began))
                     }
-                    Err(error) if error.is_transient() && !is_last_try(&record, delivery) => {
+                    Err(Trouble::Store(error)) => Err(error.into()),
+                    Err(Trouble::Registry(error))
+                        if error.is_transient() && !is_last_try(&record, delivery) =>
+                    {
                         Err(HandlerError::transient(error))
                     }
-                    Err(error) => Ok(refused(build, &event, explain(&error))),
+                    Err(Trouble::Registry(error)) => Ok(refused(build, &event, explain(&error))),
                 }
             }
         }
@@ -78,7 +81,38 @@ fn is_last_try(record: &Build, delivery: &Delivery) -> bool {
     record.base.is_some() && delivery.count >= TRIES
 }
 
+/// Why a release isn't out.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Store(#[from] mecapy_store::Error),
+    #[error(transparent)]
+    Registry(#[from] mecapy_registry::Error),
+}
+
 impl Publish {
+    /// Copies the image, then moves the tag that leads to the newest, unless it leads to a newer one: two versions
+    /// may be published at once, and the older be done last.
+    async fn release(
+        &self,
+        id: BuildId,
+        release: &Release,
+        from: &Source,
+    ) -> Result<Copied, Trouble> {
+        let copied = release.copy(from, &self.primary, self.fallback.as_ref()).await?;
+        let _turn = Turn::at(&self.pool, &release.moving()).await?;
+        for registry in &copied.registries {
+            let newer = match release.leads_to(registry).await? {
+                Some(there) => builds::is_of_a_newer(&self.pool, &there.to_string(), id).await?,
+                None => false,
+            };
+            if !newer {
+                release.lead(registry, from).await?;
+            }
+        }
+        Ok(copied)
+    }
+
     /// The database decides, not the event: anybody may publish an event.
     async fn check(
         &self,
@@ -96,7 +130,6 @@ impl Publish {
             // An event ahead of the record must not be remembered in the place of the one that follows it.
             return Err(HandlerError::transient(format!("build {id} is {} yet", build.state)));
         }
-        let superseded = builds::newer_is_ready(&self.pool, id).await?;
         // The name that it is published under comes from the record: an event could name another's.
         let (is_the_builds, release) = match (build.function_id()?, &build.base) {
             (Some(function), _) => {
@@ -107,11 +140,11 @@ impl Publish {
                 let is_the_builds = (event.function_id, event.owner.as_str(), event.base.as_str())
                     == (function.get(), record.owner.as_str(), "")
                     && i64::from(event.version) == i64::from(build.version);
-                (is_the_builds, Release::function(&record.owner, function, &event.tag, superseded))
+                (is_the_builds, Release::function(&record.owner, function, &event.tag))
             }
             (None, Some(base)) => (
                 (event.function_id, event.base.as_str()) == (0, base.as_str()),
-                Release::base(base, &event.tag, superseded),
+                Release::base(base, &event.tag),
             ),
             (None, None) => {
                 return Err(HandlerError::permanent(format!("build {id} is of nothing")));
@@ -163,7 +196,7 @@ fn published(
         version: event.version,
         image: image.to_string(),
         digest: event.digest.clone(),
-        registries,
+        registries: registries.iter().map(|registry| registry.host().to_owned()).collect(),
         bytes_sent: report.bytes_sent,
         bytes_mounted: report.bytes_mounted,
         size_bytes: record.size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),

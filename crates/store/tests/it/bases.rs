@@ -108,9 +108,9 @@ async fn the_current_base_is_the_one_that_was_asked_for_last_whoever_is_ready_la
     let older = run(&pool, "one", &["3.11-slim"]).await[0];
     let newer = run(&pool, "two", &["3.11-slim"]).await[0];
     publish(&pool, newer, OTHER).await;
-    assert!(builds::newer_is_ready(&pool, older).await.unwrap());
+    assert!(builds::is_of_a_newer(&pool, OTHER, older).await.unwrap());
     publish(&pool, older, DIGEST).await;
-    assert!(!builds::newer_is_ready(&pool, newer).await.unwrap());
+    assert!(!builds::is_of_a_newer(&pool, DIGEST, newer).await.unwrap());
     let current = bases::current(&pool).await.unwrap();
     assert_eq!(current.len(), 1);
     assert_eq!(current[0].id(), newer);
@@ -155,7 +155,7 @@ async fn a_function_is_stale_from_the_next_base_to_its_rebuild() {
     assert!(builds::published(&mut conn, again, "r/f:v1-again").await.unwrap());
     assert!(bases::stale(&pool).await.unwrap().is_empty());
     assert_eq!(builds::newest(&pool, function).await.unwrap().unwrap().id(), again);
-    assert!(builds::newer_is_ready(&pool, first).await.unwrap());
+    assert!(builds::is_of_a_newer(&pool, DIGEST, first).await.unwrap());
 }
 
 #[tokio::test]

@@ -113,8 +113,8 @@ async fn an_older_version_that_is_ready_later_does_not_become_the_current_one() 
     to_publishing(&pool, newer).await;
     let mut conn = pool.acquire().await.unwrap();
     assert!(builds::published(&mut conn, newer, "r/f:v2").await.unwrap());
-    assert!(builds::newer_is_ready(&pool, older).await.unwrap());
-    assert!(!builds::newer_is_ready(&pool, newer).await.unwrap());
+    assert!(builds::is_of_a_newer(&pool, DIGEST, older).await.unwrap());
+    assert!(!builds::is_of_a_newer(&pool, DIGEST, newer).await.unwrap());
     assert!(builds::published(&mut conn, older, "r/f:v1").await.unwrap());
     let image = functions::get(&pool, function).await.unwrap().unwrap().docker_image;
     assert_eq!(image.as_deref(), Some("r/f:v2"));

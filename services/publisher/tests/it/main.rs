@@ -206,6 +206,34 @@ async fn latest_stays_with_the_newer_version_that_was_first() {
 }
 
 #[tokio::test]
+async fn latest_stays_with_the_newer_version_that_is_not_on_record_yet() {
+    let world = World::new().await;
+    let (older, newer) = (world.scanned(1).await, world.scanned(2).await);
+    for event in [&newer, &older] {
+        world.record(event, true).await;
+    }
+    // Its outcome is not written yet when the older one comes to its end.
+    let delivery = Delivery { message_id: "m".into(), count: 1, hand_back: Default::default() };
+    let pending = world.publish.handle(newer.clone(), &delivery).await.unwrap();
+    world.handle(&older).await.unwrap();
+    assert_eq!(world.tag("latest").await, Some(newer.digest.parse().unwrap()));
+    drop(pending);
+}
+
+#[tokio::test]
+async fn versions_published_at_once_leave_latest_with_the_newest() {
+    let world = World::new().await;
+    let mut events = Vec::new();
+    for version in 1..=6 {
+        events.push(world.scanned(version).await);
+        world.record(events.last().unwrap(), true).await;
+    }
+    let handled = futures::future::join_all(events.iter().rev().map(|event| world.handle(event)));
+    assert!(handled.await.iter().all(Result::is_ok));
+    assert_eq!(world.tag("latest").await, Some(events[5].digest.parse().unwrap()));
+}
+
+#[tokio::test]
 async fn what_has_no_passed_scan_on_record_is_never_published() {
     let world = World::new().await;
     let (unscanned, rejected) = (world.scanned(1).await, world.scanned(2).await);
