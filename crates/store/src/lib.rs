@@ -11,6 +11,9 @@
 
 pub mod bases;
 pub mod builds;
+pub mod cleanup_items;
+pub mod cleanup_runs;
+pub mod cleanup_usage;
 mod connect;
 pub mod functions;
 pub mod inbox;
@@ -18,8 +21,10 @@ pub mod layers;
 pub mod mirror_choice;
 pub mod mirror_runs;
 pub mod outbox;
+pub mod registry_images;
 pub mod scans;
 mod state;
+pub mod storage_samples;
 pub mod tasks;
 mod turn;
 pub mod usage;

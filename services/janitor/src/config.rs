@@ -4,6 +4,8 @@ use mecapy_registry::Registries;
 use mecapy_service::{ConfigError, Schedule};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Policies;
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -21,11 +23,29 @@ pub struct Config {
 pub struct Options {
     /// When a run begins, UTC. None: only when it is asked for.
     pub schedule: Option<Schedule>,
+    /// What goes when, by name; overridden key by key.
+    pub policies: Policies,
+    /// A run that would delete more than this share of the images that policies name, or free more than this share of
+    /// the bytes, stops and asks to be confirmed.
+    pub max_percent: u32,
+    /// Nothing is deleted that the fallback registry does not hold by digest.
+    pub require_mirrored: bool,
+    /// Bytes that the registry may hold: the forecast and the alert go by it.
+    pub storage_limit_bytes: u64,
+    /// Repositories that are read, and images that are deleted, at once.
+    pub concurrency: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { schedule: "0 3 * * *".parse().ok() }
+        Self {
+            schedule: "0 3 * * *".parse().ok(),
+            policies: Policies::default(),
+            max_percent: 20,
+            require_mirrored: false,
+            storage_limit_bytes: 90_000_000_000,
+            concurrency: 6,
+        }
     }
 }
 
@@ -35,6 +55,22 @@ impl mecapy_service::Config for Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        self.registries.validate()
+        self.registries.validate()?;
+        self.janitor.policies.validate()?;
+        let refuse =
+            |key: &str, problem: &str| Err(ConfigError::key(format!("janitor.{key}"), problem));
+        if self.janitor.max_percent > 100 {
+            return refuse("max_percent", "must be 0 to 100");
+        }
+        if self.janitor.concurrency == 0 {
+            return refuse("concurrency", "must be at least 1");
+        }
+        if self.janitor.storage_limit_bytes == 0 {
+            return refuse("storage_limit_bytes", "must be more than 0");
+        }
+        if self.janitor.require_mirrored && self.registries.fallback.is_none() {
+            return refuse("require_mirrored", "needs registries.fallback");
+        }
+        Ok(())
     }
 }

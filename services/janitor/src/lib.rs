@@ -1,25 +1,83 @@
 //! The janitor: a registry that stays small, and never loses a live image.
+//!
+//! Invariants:
+//! 1. What goes is decided by a pure function that can be read and tested ([`plan`]), with a rule and a reason for
+//!    each image; what can never go is listed there.
+//! 2. An inventory or a record that can't be read wholly is an error, and nothing is deleted.
+//! 3. A manifest and its tags are kept in PostgreSQL before it is deleted, and what speaks against it is asked again
+//!    just before.
+//! 4. The rows of a run are its state: it may be cut off anywhere and be gone on with by any replica, and there is one
+//!    run at a time.
+//! 5. A run that would delete more than a share of everything stops itself until it is confirmed. A dry run writes
+//!    what it saw and planned, and nothing else.
+//!
+//! The way through: `cleanup.requested` → [`Janitor`] → `stock` (the registry, into a [`plan::Snapshot`]) and `records`
+//! (what we need) → [`plan::plan`] → rows → `apply`, one item after the other → `report`, on S3 and as `cleanup.done`.
+//! With `undo` set: rows → `undo` → the registry.
 
+mod apply;
 mod config;
+mod error;
+mod forecast;
+mod metric_definitions;
+pub mod plan;
+mod records;
+mod report;
+mod run;
+mod stock;
+mod undo;
 
-use mecapy_bus::Backbone;
+use std::sync::Arc;
+
+use mecapy_bus::{Backbone, ConsumerOptions, topology};
+use mecapy_objects::Objects;
 use mecapy_proto::v1::CleanupRequested;
+use mecapy_registry::DistributionInventory;
 use mecapy_service::Context;
 
 pub use config::{Config, Options};
+pub use error::Error;
+pub use forecast::{Forecast, forecast};
+pub use report::{Entry, Report};
+pub use run::Janitor;
 
 pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
-    if let Some(schedule) = &config.janitor.schedule {
-        let requested = |run_id| CleanupRequested {
-            run_id,
-            reason: "schedule".to_owned(),
-            ..CleanupRequested::default()
-        };
-        backbone.publish_ticks(&context, schedule, "cleanup", requested).await;
+    let primary = config.registries.primary()?;
+    let fallback = config.registries.fallback()?;
+    let janitor = Janitor {
+        pool: backbone.pool.clone(),
+        inventory: Arc::new(DistributionInventory::new(primary.clone())),
+        hosts: [Some(&primary), fallback.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|r| r.host().to_owned())
+            .collect(),
+        primary,
+        fallback,
+        objects: Objects::new(&config.s3),
+        options: config.janitor.clone(),
+    };
+    if let Err(error) = janitor.show_last_sample().await {
+        tracing::info!(
+            error = mecapy_service::chain(&error),
+            "the storage used is shown after the next run"
+        );
     }
+    let ticks = async {
+        if let Some(schedule) = &config.janitor.schedule {
+            let requested = |run_id| CleanupRequested {
+                run_id,
+                reason: "schedule".to_owned(),
+                ..CleanupRequested::default()
+            };
+            backbone.publish_ticks(&context, schedule, "cleanup", requested).await;
+        }
+    };
+    let options = ConsumerOptions { durable: topology::JANITOR, concurrency: 1 };
+    tokio::join!(ticks, backbone.consume::<CleanupRequested, _>(&context, options, janitor));
     Ok(())
 }
