@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use mecapy_engine::Engine;
 use mecapy_proto::{ErrorCode, FunctionId, Owner};
-use mecapy_registry::{Base, ImageRef, Registry, append_layer};
+use mecapy_registry::{Base, Digest, ImageRef, Registry, append_layer};
 use ruff_python_ast::PythonVersion;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub struct Built {
     pub tag: String,
     /// Compressed size of all its layers.
     pub size_bytes: u64,
+    /// Of the base image that it stands on.
+    pub base_digest: Digest,
     /// With digest. The base image, where there are no requirements.
     pub dependency_image: ImageRef,
     /// None: there are no requirements.
@@ -176,6 +178,7 @@ impl Builder {
                 .with_digest(appended.digest),
             tag,
             size_bytes: appended.size_bytes,
+            base_digest: base.manifest.digest,
             dependency_image: dependencies.reference(&self.staging),
             lock: dependencies.lock.map(|lock| lock.render()),
             dockerfile,

@@ -71,6 +71,24 @@ impl Settings {
             options: options.clone(),
         })
     }
+
+    /// A build with what every one has from the configuration.
+    pub fn request(&self, dockerfile: String, image: &str) -> BuildRequest {
+        BuildRequest {
+            dockerfile,
+            files: Vec::new(),
+            tag: image.to_owned(),
+            build_args: self.build_args.clone(),
+            labels: BTreeMap::new(),
+            memory_bytes: self.options.memory_bytes,
+            cpus: self.options.cpus,
+            network: self.options.network.clone(),
+            ca_bundle: self.ca_bundle.clone(),
+            registries: self.registries.clone(),
+            no_cache: false,
+            limit: self.options.limit(),
+        }
+    }
 }
 
 /// The time that is left for all steps of one build.
@@ -79,7 +97,11 @@ pub struct Budget(Duration);
 
 impl Budget {
     pub fn new(options: &Options) -> Self {
-        Self(options.limit())
+        Self::of(options.limit())
+    }
+
+    pub fn of(limit: Duration) -> Self {
+        Self(limit)
     }
 
     pub fn left(&self) -> Duration {
@@ -224,21 +246,11 @@ pub async fn run(
     };
     let mut files = settings.files.clone();
     files.extend(step.files);
-    let request = BuildRequest {
-        dockerfile: step.dockerfile,
-        files,
-        tag: step.image.to_owned(),
-        build_args: settings.build_args.clone(),
-        labels: BTreeMap::new(),
-        memory_bytes: options.memory_bytes,
-        cpus: options.cpus,
-        network: options.network.clone(),
-        ca_bundle: settings.ca_bundle.clone(),
-        registries: settings.registries.clone(),
-        // What the index says now counts, not what it said when the same step ran last.
-        no_cache: true,
-        limit: budget.left(),
-    };
+    let mut request = settings.request(step.dockerfile, step.image);
+    request.files = files;
+    // What the index says now counts, not what it said when the same step ran last.
+    request.no_cache = true;
+    request.limit = budget.left();
     let began = Instant::now();
     let built = engine.build(request, &sink, cancel).await;
     budget.spend(began.elapsed());

@@ -10,7 +10,7 @@ use mecapy_proto::v1::build_requested::Source;
 use mecapy_proto::v1::{BuildDone, BuildFailed, BuildRequested, Failure};
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, Owner};
 use mecapy_store::functions::{self, Added, NewVersion};
-use mecapy_store::{BuildState, PgPool, StoredFailure, builds};
+use mecapy_store::{BuildState, PgPool, StoredFailure, bases, builds};
 use tokio_util::sync::CancellationToken;
 
 use crate::build_log::BuildLog;
@@ -21,7 +21,7 @@ use crate::{Error, live_lines};
 /// How often a running build looks whether it was cancelled.
 const LOOK_FOR_CANCEL_EVERY: Duration = Duration::from_secs(1);
 /// How long the last lines may take to get to onlookers.
-const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 /// Sources that came by another way than the gateway lie here; nothing else in the bucket is a source.
 const SOURCES: &str = "sources/";
 const DEFAULT_VARIANT: &str = "slim";
@@ -205,7 +205,7 @@ impl Handler {
         let cancel = CancellationToken::new();
         let built = tokio::select! {
             built = self.builder.build(&request, log, &cancel) => built,
-            never = self.watch_for_cancel(id, &cancel) => match never {},
+            never = watch_for_cancel(&self.pool, id, &cancel) => match never {},
         };
         match built {
             Ok(built) => self.done(id, event, &request, built, log, began).await,
@@ -220,24 +220,6 @@ impl Handler {
                     tracing::error!(build.id = %id, error, "a build failed for a reason that is not the user's");
                 }
                 self.failed(id, event, &error.rejection(), log, began).await
-            }
-        }
-    }
-
-    /// Ends the build when the record says so. Never returns.
-    async fn watch_for_cancel(
-        &self,
-        id: BuildId,
-        cancel: &CancellationToken,
-    ) -> std::convert::Infallible {
-        loop {
-            match builds::get(&self.pool, id).await {
-                Ok(Some(build)) if build.cancel_requested || build.state.is_final() => {
-                    cancel.cancel();
-                    return std::future::pending().await;
-                }
-                // A database that is away for a moment is no reason to end a build.
-                _ => tokio::time::sleep(LOOK_FOR_CANCEL_EVERY).await,
             }
         }
     }
@@ -258,9 +240,12 @@ impl Handler {
                 None => Ok(()),
             }
         };
+        // Kept for whoever builds this version again, on a newer base.
+        let source_key = Key::source(id);
+        let source = self.objects.put(&source_key, request.code.clone());
         let dockerfile_key = Key::dockerfile(id);
         let dockerfile = self.objects.put(&dockerfile_key, Bytes::from(built.dockerfile.clone()));
-        tokio::try_join!(lock, dockerfile, self.keep_log(id, log))
+        tokio::try_join!(lock, source, dockerfile, self.keep_log(id, log))
             .map_err(HandlerError::transient)?;
 
         let done = BuildDone {
@@ -289,10 +274,14 @@ impl Handler {
             log_key: done.log_key.clone(),
             duration_ms: done.duration_ms,
         };
+        let base_digest = built.base_digest.to_string();
         Ok(Outcome::commit(move |conn| {
             Box::pin(async move {
-                let moved = builds::built(conn, id, &record).await?;
-                Ok(if moved { Outgoing::event(&done) } else { Outgoing::none() })
+                if !builds::built(conn, id, &record).await? {
+                    return Ok(Outgoing::none());
+                }
+                bases::stands_on(conn, id, &base_digest).await?;
+                Ok(Outgoing::event(&done))
             })
         }))
     }
@@ -337,10 +326,28 @@ impl Handler {
     }
 }
 
-fn milliseconds(began: Instant) -> u64 {
+/// Ends the build when the record says so. Never returns.
+pub(crate) async fn watch_for_cancel(
+    pool: &PgPool,
+    id: BuildId,
+    cancel: &CancellationToken,
+) -> std::convert::Infallible {
+    loop {
+        match builds::get(pool, id).await {
+            Ok(Some(build)) if build.cancel_requested || build.state.is_final() => {
+                cancel.cancel();
+                return std::future::pending().await;
+            }
+            // A database that is away for a moment is no reason to end a build.
+            _ => tokio::time::sleep(LOOK_FOR_CANCEL_EVERY).await,
+        }
+    }
+}
+
+pub(crate) fn milliseconds(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, HandlerError> {
+pub(crate) fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, HandlerError> {
     parsed.map_err(|error| HandlerError::permanent(error.to_string()))
 }

@@ -20,8 +20,14 @@
 //!          build.failed                       engine_step: uv in a step of the Docker engine
 //! ```
 //!
-//! [`Builder`] is the core and knows no events; [`Handler`] is the shell around it.
+//! [`Builder`] is the core and knows no events; [`Handler`] is the shell around it. Base images are made beside that,
+//! from the files of operators: [`BaseMatrix`] (`base.requested`) → [`BaseHandler`] (`base.build`) → [`BaseBuilder`].
 
+mod base_builder;
+mod base_files;
+mod base_handler;
+mod base_matrix;
+mod base_options;
 mod bases;
 mod build_log;
 mod builder;
@@ -44,6 +50,10 @@ mod single_flight;
 mod uv;
 pub mod validation;
 
+pub use base_builder::{BaseBuilder, BuiltBase};
+pub use base_handler::BaseHandler;
+pub use base_matrix::{BaseMatrix, Cell};
+pub use base_options::BaseOptions;
 pub use build_log::{BuildLog, Live};
 pub use builder::{Builder, Built, Request};
 pub use config::Config;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use mecapy_service::{ConfigError, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::base_options::BaseOptions;
 use crate::validation::{Rules, python_version};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Builds handled at once. Most need no engine and take milliseconds.
@@ -43,6 +44,7 @@ pub struct Options {
     pub http_proxy: Option<Secret>,
     pub https_proxy: Option<Secret>,
     pub no_proxy: Option<String>,
+    pub base: BaseOptions,
 }
 
 impl Default for Options {
@@ -67,6 +69,7 @@ impl Default for Options {
             http_proxy: None,
             https_proxy: None,
             no_proxy: None,
+            base: BaseOptions::default(),
         }
     }
 }
@@ -99,7 +102,7 @@ impl Options {
         if let Some(path) = self.ca_bundle.as_ref().filter(|path| !path.is_file()) {
             return refuse("ca_bundle", format!("there is no file {}", path.display()));
         }
-        Ok(())
+        self.base.validate()
     }
 
     pub fn limit(&self) -> Duration {
@@ -117,8 +120,8 @@ impl Options {
     }
 }
 
-/// Part of a tag and of a Dockerfile.
-fn is_variant(text: &str) -> bool {
+/// Part of a tag, of a path and of a Dockerfile.
+pub(crate) fn is_variant(text: &str) -> bool {
     (1..=20).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use mecapy_bus::{Backbone, ConsumerOptions, topology};
 use mecapy_engine::Engine;
 use mecapy_objects::Objects;
-use mecapy_proto::v1::BuildRequested;
+use mecapy_proto::v1::{BaseBuild, BaseRequested, BuildRequested};
 use mecapy_service::{Context, chain};
 
+use crate::base_builder::BaseBuilder;
+use crate::base_handler::BaseHandler;
+use crate::base_matrix::BaseMatrix;
 use crate::builder::Builder;
 use crate::config::Config;
 use crate::handler::Handler;
@@ -26,15 +29,45 @@ pub async fn run(
     let Some(engine) = engine(&config.docker, &context).await else { return Ok(()) };
     let options =
         ConsumerOptions { durable: topology::BUILDER, concurrency: config.builder.concurrency };
+    let bases = config.builder.base.clone();
+    let base_builder =
+        BaseBuilder::new(config.builder.clone(), engine.clone(), &primary, staging.clone())?;
+    let base_builder = Arc::new(base_builder);
     let builder = Arc::new(Builder::new(config.builder, engine, primary, staging)?);
+    let objects = Objects::new(&config.s3);
     let handler = Handler {
         builder: Arc::clone(&builder),
         pool: backbone.pool.clone(),
-        objects: Objects::new(&config.s3),
+        objects: objects.clone(),
         live: backbone.live.clone(),
     };
-    backbone.consume::<BuildRequested, _>(&context, options, handler).await;
+    let base_handler = BaseHandler {
+        builder: Arc::clone(&base_builder),
+        pool: backbone.pool.clone(),
+        objects,
+        live: backbone.live.clone(),
+    };
+    let schedule = async {
+        let Some(schedule) = &bases.schedule else { return };
+        let requested = |run_id| BaseRequested {
+            run_id,
+            reason: "schedule".to_owned(),
+            ..BaseRequested::default()
+        };
+        backbone.publish_ticks(&context, schedule, "base", requested).await;
+    };
+    let matrix_options = ConsumerOptions { durable: topology::BASE_MATRIX, concurrency: 1 };
+    let base_options =
+        ConsumerOptions { durable: topology::BASE_BUILDER, concurrency: bases.concurrency };
+    let matrix = BaseMatrix { options: bases.clone() };
+    tokio::join!(
+        backbone.consume::<BuildRequested, _>(&context, options, handler),
+        backbone.consume::<BaseRequested, _>(&context, matrix_options, matrix),
+        backbone.consume::<BaseBuild, _>(&context, base_options, base_handler),
+        schedule,
+    );
     builder.finish().await;
+    base_builder.finish().await;
     Ok(())
 }
 

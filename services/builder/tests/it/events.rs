@@ -1,23 +1,25 @@
 //! The shell on the real chain: NATS, PostgreSQL, S3, a registry and the engine.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
-use mecapy_builder::Handler;
+use mecapy_builder::{BaseBuilder, BaseHandler, BaseMatrix, Handler, Options};
 use mecapy_bus::{Bus, Consumer, ConsumerOptions, Live, Outbox, dead_letters, topology};
 use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::build_requested::Source;
-use mecapy_proto::v1::{BuildDone, BuildFailed, BuildRequested};
+use mecapy_proto::v1::{BaseBuild, BaseRequested, BuildDone, BuildFailed, BuildRequested};
 use mecapy_proto::{BuildId, ErrorCode, Event, FunctionId, Owner};
 use mecapy_service::{Health, Secret};
 use mecapy_store::{BuildState, PgPool, builds, functions};
 use mecapy_testkit::{Infra, eventually};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{LONG, builder, options, owner};
+use crate::fixture::{LONG, builder, engine, options, owner, primary};
 
-struct Chain {
+pub struct Chain {
     bus: Bus,
-    pool: PgPool,
+    pub pool: PgPool,
     objects: Objects,
     client: async_nats::Client,
     owner: Owner,
@@ -28,6 +30,10 @@ struct Chain {
 impl Chain {
     /// A builder that consumes, and a function that was never built.
     async fn start() -> Self {
+        Self::start_with(options()).await
+    }
+
+    pub async fn start_with(options: Options) -> Self {
         let infra = Infra::shared().await;
         let account = infra.nats().await;
         let nats = mecapy_bus::Options {
@@ -59,16 +65,34 @@ impl Chain {
 
         let shutdown = CancellationToken::new();
         let outbox = Outbox::start(bus.clone(), pool.clone(), "builder", shutdown.clone());
-        let handler = Handler {
-            builder: builder(options()).await,
+        let matrix = BaseMatrix { options: options.base.clone() };
+        let registry = primary().await;
+        let bases =
+            BaseBuilder::new(options.clone(), engine().await, &registry, registry.clone()).unwrap();
+        let bases = BaseHandler {
+            builder: Arc::new(bases),
             pool: pool.clone(),
             objects: objects.clone(),
             live: Live::new(bus.clone()),
         };
-        let options = ConsumerOptions { durable: topology::BUILDER, concurrency: 4 };
+        let handler = Handler {
+            builder: builder(options).await,
+            pool: pool.clone(),
+            objects: objects.clone(),
+            live: Live::new(bus.clone()),
+        };
+        let condition = |durable: topology::Durable| Health::default().condition(durable.name);
+        let consumer_options = |durable| ConsumerOptions { durable, concurrency: 4 };
+        let (build, request, base) =
+            (topology::BUILDER, topology::BASE_MATRIX, topology::BASE_BUILDER);
         let consumer =
-            Consumer::new(options, handler, outbox, Health::default().condition("builder"));
+            Consumer::new(consumer_options(build), handler, outbox.clone(), condition(build));
         tokio::spawn(consumer.run::<BuildRequested>(shutdown.clone(), CancellationToken::new()));
+        let consumer =
+            Consumer::new(consumer_options(request), matrix, outbox.clone(), condition(request));
+        tokio::spawn(consumer.run::<BaseRequested>(shutdown.clone(), CancellationToken::new()));
+        let consumer = Consumer::new(consumer_options(base), bases, outbox, condition(base));
+        tokio::spawn(consumer.run::<BaseBuild>(shutdown.clone(), CancellationToken::new()));
         Self { bus, pool, objects, client, owner, function, _shutdown: shutdown.drop_guard() }
     }
 
@@ -87,16 +111,17 @@ impl Chain {
     }
 
     /// As a producer that knows nothing of our headers, in JSON.
-    async fn publish(&self, event: &BuildRequested) {
+    pub async fn publish<E: Event>(&self, event: &E) {
         let jetstream = async_nats::jetstream::new(self.client.clone());
         let body = Bytes::from(serde_json::to_vec(event).unwrap());
-        jetstream.publish(BuildRequested::SUBJECT, body).await.unwrap().await.unwrap();
+        jetstream.publish(E::SUBJECT, body).await.unwrap().await.unwrap();
     }
 
     /// Events of a kind about a build that are in the stream.
-    async fn events<E: Event>(&self, build: &str) -> Vec<E> {
+    pub async fn events<E: Event>(&self, build: &str) -> Vec<E> {
         let jetstream = async_nats::jetstream::new(self.client.clone());
-        let stream = jetstream.get_stream(topology::PIPELINE).await.unwrap();
+        let name = if E::SUBJECT.starts_with("base.") { topology::OPS } else { topology::PIPELINE };
+        let stream = jetstream.get_stream(name).await.unwrap();
         let last = stream.get_info().await.unwrap().state.last_sequence;
         let mut found = Vec::new();
         for sequence in 1..=last {
@@ -111,24 +136,31 @@ impl Chain {
         found
     }
 
-    async fn event<E: Event>(&self, build: &str) -> E {
+    pub async fn event<E: Event>(&self, build: &str) -> E {
         eventually(E::SUBJECT, LONG, async || self.events::<E>(build).await.pop()).await
     }
 
-    async fn state(&self, build: &str) -> Option<BuildState> {
+    pub async fn state(&self, build: &str) -> Option<BuildState> {
         builds::get(&self.pool, build.parse().unwrap()).await.unwrap().map(|build| build.state)
     }
 
-    async fn object(&self, key: &str) -> Option<String> {
+    pub async fn object(&self, key: &str) -> Option<String> {
         let bytes = self.objects.get(&Key::given(key), 1 << 20).await.unwrap()?;
         Some(String::from_utf8(bytes.to_vec()).unwrap())
     }
 
-    async fn nothing_is_left_to_do(&self) {
+    /// Their reasons.
+    pub async fn dead_letters(&self) -> Vec<String> {
+        let letters = dead_letters::list(&self.bus, 0, 100).await.unwrap();
+        letters.into_iter().map(|letter| letter.reason).collect()
+    }
+
+    pub async fn nothing_is_left_to_do(&self) {
+        let ours = [topology::BUILDER, topology::BASE_MATRIX, topology::BASE_BUILDER];
         eventually("every message is acknowledged", LONG, async || {
             let backlog = topology::backlog(&self.bus).await.unwrap();
-            let ours = backlog.iter().find(|(durable, ..)| *durable == topology::BUILDER).unwrap();
-            (ours.1 == 0 && ours.2 == 0).then_some(())
+            let mut ours = backlog.iter().filter(|(durable, ..)| ours.contains(durable));
+            ours.all(|(_, waiting, in_work)| *waiting == 0 && *in_work == 0).then_some(())
         })
         .await;
     }
@@ -160,6 +192,10 @@ async fn a_request_becomes_an_image_a_record_and_an_event_once() {
     let log = chain.object(&done.log_key).await.unwrap();
     assert!(log.contains(&done.tag), "{log}");
     assert!(live.await.unwrap().concat().contains("building version 1"));
+    assert_eq!(chain.object(&format!("sources/{id}.py")).await.unwrap(), "print('hello')\n");
+    let record = builds::get(&chain.pool, id).await.unwrap().unwrap();
+    let base = primary().await.resolve("mecapy/base/python", "3.11-slim").await.unwrap().unwrap();
+    assert_eq!(record.base_digest, Some(base.digest.to_string()));
     let dockerfile = chain.object(&format!("dockerfiles/{id}.Dockerfile")).await.unwrap();
     assert!(dockerfile.contains("CMD [\"python\", \"user_function.py\"]"), "{dockerfile}");
 

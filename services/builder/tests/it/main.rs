@@ -8,6 +8,7 @@
     reason = "a test that can't go on should say where, and one that is skipped should say so"
 )]
 
+mod bases;
 mod builds;
 mod cpython;
 mod events;
