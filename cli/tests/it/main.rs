@@ -10,6 +10,7 @@
 mod dead_letters;
 mod fake_gateway;
 mod functions;
+mod mirror;
 mod program;
 mod servers;
 mod setup;

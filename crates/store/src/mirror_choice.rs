@@ -127,3 +127,20 @@ pub async fn lag(pool: &PgPool, window_days: u32) -> Result<Lag, Error> {
     .fetch_one(pool)
     .await?)
 }
+
+/// What live functions run now and the fallback has, as far as the mirror's record goes: repository and digest, the
+/// most used first.
+pub async fn recoverable(pool: &PgPool, limit: u32) -> Result<Vec<(String, String)>, Error> {
+    Ok(sqlx::query_as(
+        "select m.repository, m.digest from mirror_images m
+         join mirror_runs r on r.id = m.run_id and not r.dry_run
+         join builds b on b.digest = m.digest and b.docker_image like '%/' || m.repository || ':%'
+         join functions f on f.current_build = b.id and f.deleted_at is null
+         where m.outcome in ('mirrored', 'unchanged')
+         group by m.repository, m.digest
+         order by max(m.tasks) desc, max(m.ended_at) desc, m.repository limit $1",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?)
+}
