@@ -42,6 +42,7 @@ codes! {
     ImageTooLarge => "image-too-large",
     BuildFailed => "build-failed",
     BuildCancelled => "build-cancelled",
+    BuildLost => "build-lost",
     // Scanning and publishing.
     ScanFailed => "scan-failed",
     RegistryUnauthorized => "registry-unauthorized",

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+use chrono::{DateTime, Utc};
 use mecapy_proto::Event;
 use mecapy_store::PgConnection;
 use mecapy_store::outbox::Message;
@@ -97,6 +98,17 @@ impl Outgoing {
             traceparent: None,
         });
         self
+    }
+
+    /// An event that was sent before, and may have been lost. Under an id of its own, since the stream may know the
+    /// first one and would drop it. That it is handled once is for the inbox, which goes by the event and not by
+    /// this id.
+    pub fn again<E: Event>(event: &E, now: DateTime<Utc>) -> Self {
+        let mut outgoing = Self::event(event);
+        for message in &mut outgoing.0 {
+            message.message_id = format!("{}/again/{}", message.message_id, now.timestamp_millis());
+        }
+        outgoing
     }
 
     pub(crate) fn into_messages(self) -> Vec<Message> {

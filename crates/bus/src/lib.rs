@@ -28,6 +28,7 @@ mod publisher;
 mod results;
 pub mod topology;
 mod trace;
+pub mod waiting;
 
 pub use backbone::Backbone;
 pub use connection::{Bus, Options};

@@ -5,6 +5,7 @@
 //! 2. Reading has a limit: an object larger than expected is an error, never memory without end.
 
 mod keys;
+mod listing;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use mecapy_service::Secret;
 use serde::{Deserialize, Serialize};
 
 pub use keys::Key;
+pub use listing::{Listed, PAGE};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -181,4 +183,12 @@ where
     E: std::error::Error + 'static,
 {
     Error::Request { action, key: key.to_owned(), cause: DisplayErrorContext(error).to_string() }
+}
+
+/// Some servers say so where S3 itself would say that it was deleted.
+fn is_absent<E>(error: &SdkError<E>) -> bool
+where
+    SdkError<E>: aws_sdk_s3::error::ProvideErrorMetadata,
+{
+    error.code() == Some("NoSuchKey")
 }

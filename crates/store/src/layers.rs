@@ -12,7 +12,10 @@ pub async fn get(
     analyser_version: &str,
 ) -> Result<Vec<(String, Value)>, Error> {
     Ok(sqlx::query_as(
-        "select layer_digest, contents from layer_indexes where layer_digest = any($1) and analyser_version = $2",
+        "with noted as (
+             update layer_indexes set used_at = now()
+             where layer_digest = any($1) and analyser_version = $2 and used_at < now() - interval '1 day')
+         select layer_digest, contents from layer_indexes where layer_digest = any($1) and analyser_version = $2",
     )
     .bind(digests)
     .bind(analyser_version)

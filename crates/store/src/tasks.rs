@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{Error, StoredFailure, TaskState, stored_failure};
 
-const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "id, function_id, image, state, attempt, cancel_requested, inputs_s3_key, timeout_ms, deadline,
     worker, digest, cache, timings, result_key, exit_code, error_code, error_message, error_log,
     created_at, started_at, ended_at";

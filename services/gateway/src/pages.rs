@@ -11,6 +11,7 @@ pages! {
     "body-too-large",
     "build-cancelled",
     "build-failed",
+    "build-lost",
     "build-out-of-memory",
     "build-timeout",
     "code-too-large",

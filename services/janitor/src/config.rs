@@ -34,6 +34,7 @@ pub struct Options {
     pub storage_limit_bytes: u64,
     /// Repositories that are read, and images that are deleted, at once.
     pub concurrency: usize,
+    pub sweep: crate::sweep::Options,
 }
 
 impl Default for Options {
@@ -45,6 +46,7 @@ impl Default for Options {
             require_mirrored: false,
             storage_limit_bytes: 90_000_000_000,
             concurrency: 6,
+            sweep: crate::sweep::Options::default(),
         }
     }
 }
@@ -57,6 +59,7 @@ impl mecapy_service::Config for Config {
     fn validate(&self) -> Result<(), ConfigError> {
         self.registries.validate()?;
         self.janitor.policies.validate()?;
+        self.janitor.sweep.validate()?;
         let refuse =
             |key: &str, problem: &str| Err(ConfigError::key(format!("janitor.{key}"), problem));
         if self.janitor.max_percent > 100 {

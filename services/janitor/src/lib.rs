@@ -25,6 +25,7 @@ mod records;
 mod report;
 mod run;
 mod stock;
+pub mod sweep;
 mod undo;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub async fn run(
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
+    sweep::start(&config, &context, &backbone)?;
     let primary = config.registries.primary()?;
     let fallback = config.registries.fallback()?;
     let janitor = Janitor {

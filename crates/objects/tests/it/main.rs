@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use mecapy_objects::{Error, Key, Objects, Options};
-use mecapy_proto::BuildId;
+use mecapy_proto::{BuildId, TaskId};
 use mecapy_service::Secret;
 use mecapy_testkit::{Infra, unique};
 
@@ -54,4 +54,27 @@ async fn a_server_that_is_away_is_a_request_error() {
     let options = Options { endpoint: Some("http://127.0.0.1:9".into()), ..options().await };
     let got = Objects::new(&options).get(&Key::source(BuildId::new()), 1).await;
     assert!(matches!(got, Err(Error::Request { .. })), "{got:?}");
+}
+
+#[tokio::test]
+async fn objects_are_listed_in_pages_by_their_keys_and_deleted_once_and_again() {
+    let objects = Objects::new(&options().await);
+    let task = TaskId::new();
+    let keys: Vec<Key> = (1..4).map(|attempt| Key::task_result(task, attempt)).collect();
+    for key in &keys {
+        objects.put(key, Bytes::from_static(b"{}")).await.unwrap();
+    }
+    objects.put(&Key::build_log(BuildId::new()), Bytes::from_static(b"log")).await.unwrap();
+    let listed = objects.list("tasks/", None).await.unwrap();
+    assert_eq!(listed.iter().map(|object| object.key.clone()).collect::<Vec<_>>(), keys);
+    assert_eq!(listed[0].size, 2);
+    let age = chrono::Utc::now() - listed[0].modified_at;
+    assert!(age.num_minutes().abs() < 5, "{age}");
+    let rest = objects.list("tasks/", Some(&keys[1])).await.unwrap();
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0].key, keys[2]);
+    for _ in 0..2 {
+        objects.delete(&keys[0]).await.unwrap();
+    }
+    assert_eq!(objects.list("tasks/", None).await.unwrap().len(), 2);
 }

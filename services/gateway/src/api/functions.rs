@@ -10,7 +10,7 @@ use mecapy_objects::Key;
 use mecapy_proto::v1::build_requested::Source;
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, inputs_sha256, v1};
 use mecapy_store::functions::{Added, NewVersion, Overview};
-use mecapy_store::{builds, functions, scans};
+use mecapy_store::{builds, functions, scans, stalled};
 
 use super::{Api, IdempotencyKey};
 use crate::validate::Submission;
@@ -100,6 +100,7 @@ impl Api {
             requirements: submission.requirements.clone(),
             requested_at: Some(Utc::now().into()),
         };
+        stalled::keep_request(&mut transaction, build, &event).await?;
         self.commit(transaction, Outgoing::event(&event)).await?;
         metrics::accepted("build");
         tracing::info!(build.id = %build, function.id = %function, version, owner = %caller.owner, "build {build} is requested");

@@ -9,7 +9,7 @@ use mecapy_objects::Key;
 use mecapy_proto::v1::task_dispatch::Inputs;
 use mecapy_proto::{ErrorCode, FunctionId, TaskId, v1};
 use mecapy_store::tasks::{NewTask, Task};
-use mecapy_store::{TaskState, tasks};
+use mecapy_store::{TaskState, stalled, tasks};
 use serde_json::value::RawValue;
 
 use super::{Api, IdempotencyKey};
@@ -115,6 +115,9 @@ impl Api {
         let mut transaction = self.begin().await?;
         // False: the same key came twice at once, and the other call has made it.
         if tasks::create(&mut transaction, &new).await? {
+            if new.inputs_s3_key.is_none() {
+                stalled::keep_dispatch(&mut transaction, id, &event).await?;
+            }
             self.commit(transaction, Outgoing::event(&event)).await?;
             metrics::accepted("task");
             tracing::info!(task.id = %id, function.id = %function, "task {id} is queued");
