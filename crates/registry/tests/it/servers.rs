@@ -14,6 +14,10 @@ pub async fn primary_server() -> RegistryServer {
     infra().await.primary()
 }
 
+pub async fn fallback_server() -> RegistryServer {
+    infra().await.fallback()
+}
+
 pub async fn primary() -> Registry {
     Registry::new(&options(infra().await.primary())).unwrap()
 }
