@@ -6,16 +6,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mecapy_proto::v1::{BaseDone, BaseOutcome};
+use mecapy_proto::v1::{BaseDone, BaseOutcome, BuildRequested, build_requested};
 use mecapy_proto::{BuildId, FunctionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::builds::{self, Build};
 use crate::outbox::{self, Message};
-use crate::{BuildState, Error};
+use crate::{BuildState, Error, stalled};
 
-/// Whose relay sends `base.done`: the cell that is the last may end in any service.
+/// Whose relay sends what is written here: the last cell may end in any service.
 const SERVICE: &str = "builder";
 
 /// A matrix that was asked for.
@@ -152,6 +152,9 @@ impl Stale {
     }
 }
 
+/// That a build `o` has not ended.
+const OPEN: &str = "o.state in ('queued', 'building', 'scanning', 'publishing')";
+
 /// `from` of the functions that are stale; `f`, `b`, `v` and `c` are function, build, version and current base.
 const STALE: &str = "from functions f
     join builds b on b.id = f.current_build
@@ -167,12 +170,55 @@ pub async fn stale(pool: &PgPool) -> Result<Vec<Stale>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "select f.id as function_id, f.owner, f.name, v.version, b.id as build, v.python_version, v.base_variant,
              v.requirements, b.base_digest, c.digest as newest_digest,
-             exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version
-                 and o.state in ('queued', 'building', 'scanning', 'publishing')) as in_work
+             exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version and {OPEN}) as in_work
          {STALE} order by f.id"
     )))
     .fetch_all(pool)
     .await?)
+}
+
+/// Asks for a build of the same version on the newest base, from the source that its last builder kept. The event is
+/// sent by the builder's outbox. None: the function has moved on since it was read, or is on its way.
+pub async fn rebuild(
+    conn: &mut PgConnection,
+    stale: &Stale,
+    source_key: &str,
+) -> Result<Option<BuildId>, Error> {
+    // The lock orders rebuilds that are asked for at once, as it does new versions.
+    let is_as_read: Option<i64> = sqlx::query_scalar(
+        "select id from functions where id = $1 and current_build = $2 and deleted_at is null for update",
+    )
+    .bind(stale.function_id)
+    .bind(stale.build)
+    .fetch_optional(&mut *conn)
+    .await?;
+    let is_on_its_way: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select exists (select 1 from builds o where o.function_id = $1 and o.version >= $2 and {OPEN})"
+    )))
+    .bind(stale.function_id)
+    .bind(stale.version)
+    .fetch_one(&mut *conn)
+    .await?;
+    if is_as_read.is_none() || is_on_its_way {
+        return Ok(None);
+    }
+    let id = BuildId::new();
+    let version = stale.version.unsigned_abs();
+    builds::create(conn, id, stale.function_id()?, version).await?;
+    let event = BuildRequested {
+        build_id: id.to_string(),
+        function_id: stale.function_id,
+        owner: stale.owner.clone(),
+        version,
+        python_version: stale.python_version.clone(),
+        base_variant: stale.base_variant.clone(),
+        source: Some(build_requested::Source::SourceS3Key(source_key.to_owned())),
+        requirements: stale.requirements.clone(),
+        requested_at: Some(Utc::now().into()),
+    };
+    stalled::keep_request(conn, id, &event).await?;
+    outbox::insert(conn, SERVICE, &[Message::of(&event)]).await?;
+    Ok(Some(id))
 }
 
 /// Called for each build that has just ended. Of the last cell of a run it ends the run, and writes `base.done`.

@@ -1,6 +1,7 @@
 //! Runs of base images, and who stands on an older one.
 
-use mecapy_proto::v1::BaseDone;
+use mecapy_proto::v1::build_requested::Source;
+use mecapy_proto::v1::{BaseDone, BuildRequested};
 use mecapy_proto::{BuildId, ErrorCode, Event, failure};
 use mecapy_store::{BuildState, PgPool, StoredFailure, bases, builds, outbox};
 
@@ -146,8 +147,12 @@ async fn a_function_is_stale_from_the_next_base_to_its_rebuild() {
     assert_eq!(done.iter().map(|done| done.stale_functions).collect::<Vec<_>>(), [0, 0, 1]);
 
     // A build of the same version again: for users nothing changes before it is ready.
-    let again = BuildId::new();
-    assert!(builds::create(&mut conn, again, function, 1).await.unwrap());
+    let again = bases::rebuild(&mut conn, &stale[0], "sources/x.py").await.unwrap().unwrap();
+    assert_eq!(bases::rebuild(&mut conn, &stale[0], "sources/x.py").await.unwrap(), None);
+    let rows = outbox::overdue(&mut conn, "builder", Default::default(), &[], 100).await.unwrap();
+    let asked: BuildRequested = read(&rows.last().unwrap().payload);
+    assert_eq!((asked.build_id, asked.version), (again.to_string(), 1));
+    assert_eq!(asked.source, Some(Source::SourceS3Key("sources/x.py".to_owned())));
     assert!(bases::stale(&pool).await.unwrap()[0].in_work);
     assert_eq!(builds::newest(&pool, function).await.unwrap().unwrap().id(), first);
     to_publishing(&pool, again).await;
@@ -155,7 +160,11 @@ async fn a_function_is_stale_from_the_next_base_to_its_rebuild() {
     assert!(builds::published(&mut conn, again, "r/f:v1-again").await.unwrap());
     assert!(bases::stale(&pool).await.unwrap().is_empty());
     assert_eq!(builds::newest(&pool, function).await.unwrap().unwrap().id(), again);
-    assert!(builds::is_of_a_newer(&pool, DIGEST, first).await.unwrap());
+    assert_eq!(
+        bases::rebuild(&mut conn, &stale[0], "sources/x.py").await.unwrap(),
+        None,
+        "it has moved on"
+    );
 }
 
 #[tokio::test]
