@@ -1,10 +1,10 @@
 //! When the registry will be full: a trend through daily samples that a single bad day does not bend.
 
 use chrono::NaiveDate;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Days until the limit. None: it is not growing, or not within ten years.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forecast {
     pub days: Option<u32>,
     /// If it grows as in the faster quarter of the pairs of days.

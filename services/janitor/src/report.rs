@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use mecapy_proto::v1::CleanupDone;
 use mecapy_store::cleanup_items::Item;
 use mecapy_store::cleanup_runs::Run;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::forecast::Forecast;
 
 /// Items that the text lists; the JSON has all.
 const LISTED: usize = 50;
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     pub run_id: String,
     pub dry_run: bool,
@@ -40,7 +40,7 @@ pub struct Report {
     pub items: Vec<Entry>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
     pub image: String,
     pub tags: Vec<String>,
