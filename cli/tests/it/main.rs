@@ -7,6 +7,7 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod bases;
 mod dead_letters;
 mod fake_gateway;
 mod functions;
