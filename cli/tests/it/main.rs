@@ -8,6 +8,7 @@
 )]
 
 mod bases;
+mod cleanup;
 mod dead_letters;
 mod fake_gateway;
 mod functions;
