@@ -72,11 +72,12 @@ pub use digest::{Digest, Hasher};
 pub use error::Error;
 pub use image_ref::ImageRef;
 pub use inventory::{
-    Deleted, Deletion, DistributionInventory, Holds, Inventory, Known, StoredManifest,
+    Deleted, Deletion, DistributionInventory, GhcrInventory, Holds, Inventory, Known,
+    ScalewayInventory, StoredManifest,
 };
 pub use layer::{LayerFile, TarLayer};
 pub use manifest::{Content, Descriptor, Manifest, Platform, media_types};
-pub use options::Options;
+pub use options::{GhcrOptions, InventoryOptions, Options, ScalewayOptions};
 pub use progress::{Progress, ProgressSink};
 pub use registries::Registries;
 pub use registry::Registry;

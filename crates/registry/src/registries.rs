@@ -3,7 +3,7 @@
 use mecapy_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Options, Registry};
+use crate::{Error, Inventory, Options, Registry};
 
 /// `[registries.*]` of the configuration.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -26,6 +26,11 @@ impl Registries {
         Registry::new(self.staging.as_ref().unwrap_or(&self.primary))
     }
 
+    /// Lists and deletes what staging holds.
+    pub fn staging_inventory(&self) -> Result<Box<dyn Inventory>, Error> {
+        self.staging.as_ref().unwrap_or(&self.primary).inventory()
+    }
+
     pub fn fallback(&self) -> Result<Option<Registry>, Error> {
         self.fallback.as_ref().map(Registry::new).transpose()
     }
@@ -38,11 +43,8 @@ impl Registries {
             ("fallback", self.fallback.as_ref()),
         ];
         for (name, options) in named {
-            if options.is_some_and(|options| options.host.is_empty()) {
-                return Err(ConfigError::key(
-                    format!("registries.{name}.host"),
-                    "must be set: the registry's name in references",
-                ));
+            if let Some(options) = options {
+                options.validate(name)?;
             }
         }
         Ok(())

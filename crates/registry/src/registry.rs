@@ -46,7 +46,7 @@ impl Registry {
                 return Err(incomplete(options, "it has a password but no username"));
             }
         };
-        let http = http_client(options, origin.is_plain_http())?;
+        let http = http_client(options, origin.is_plain_http(), || Policy::custom(follow))?;
         let pace = Pace::new(origin.host(), options.max_bytes_per_second);
         Ok(Self(Arc::new(Inner { origin, auth: Auth::new(credentials), http, pace })))
     }
@@ -101,7 +101,11 @@ fn incomplete(options: &Options, reason: &str) -> Error {
     Error::Options { host: options.host.clone(), reason: reason.to_owned() }
 }
 
-fn http_client(options: &Options, is_plain_http: bool) -> Result<Client, Error> {
+pub(crate) fn http_client(
+    options: &Options,
+    is_plain_http: bool,
+    redirects: fn() -> Policy,
+) -> Result<Client, Error> {
     // reqwest is built without a provider of its own and takes the process's. Another part may
     // have set one already; then that one is used.
     if CryptoProvider::get_default().is_none() {
@@ -119,10 +123,11 @@ fn http_client(options: &Options, is_plain_http: bool) -> Result<Client, Error> 
         }
         None => Vec::new(),
     };
-    let with_system_roots = client_builder().tls_certs_merge(roots.clone()).build();
+    let with_system_roots =
+        client_builder().redirect(redirects()).tls_certs_merge(roots.clone()).build();
     // A minimal image may have no CA certificates at all. That is no reason to refuse plain HTTP.
     let client = if is_plain_http && with_system_roots.is_err() {
-        client_builder().tls_certs_only(roots).build()
+        client_builder().redirect(redirects()).tls_certs_only(roots).build()
     } else {
         with_system_roots
     };
@@ -134,7 +139,6 @@ fn client_builder() -> ClientBuilder {
         .user_agent(concat!("mecapy/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_LIMIT)
         .pool_idle_timeout(IDLE_CONNECTION_LIMIT)
-        .redirect(Policy::custom(follow))
 }
 
 /// Blobs often live on another host, which the client reaches without our credentials: reqwest

@@ -33,7 +33,6 @@ use std::sync::Arc;
 use mecapy_bus::{Backbone, ConsumerOptions, topology};
 use mecapy_objects::Objects;
 use mecapy_proto::v1::CleanupRequested;
-use mecapy_registry::DistributionInventory;
 use mecapy_service::Context;
 
 pub use config::{Config, Options};
@@ -52,7 +51,7 @@ pub async fn run(
     let fallback = config.registries.fallback()?;
     let janitor = Janitor {
         pool: backbone.pool.clone(),
-        inventory: Arc::new(DistributionInventory::new(primary.clone())),
+        inventory: Arc::from(config.registries.primary.inventory()?),
         hosts: [Some(&primary), fallback.as_ref()]
             .into_iter()
             .flatten()

@@ -4,30 +4,23 @@
 //! manifest that is not known. A deletion checks first: one call and a HEAD a tag of its repository, because a tag that
 //! came to the manifest since is told by no other way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-
-use super::reader::{CONCURRENCY, Reader, Root};
+use super::reader::{Reader, Root, difference, is_index};
+use super::restore::restore;
 use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
-use crate::manifest::media_types::{DOCKER_LIST, OCI_INDEX};
-use crate::{Content, Descriptor, Digest, Error, Manifest, Registry};
+use crate::manifest::media_types::OCI_INDEX;
+use crate::{Digest, Error, Manifest, Registry};
 
 /// An inventory by catalog, tags and manifests.
 #[derive(Clone, Debug)]
 pub struct DistributionInventory {
     reader: Reader,
-    /// What indexes hold, so that each deletion of a repository doesn't read them again. A digest's content never
-    /// changes.
-    indexes: Arc<Mutex<HashMap<Digest, Arc<[Descriptor]>>>>,
 }
-
-const MAX_KNOWN_INDEXES: usize = 10_000;
 
 impl DistributionInventory {
     pub fn new(registry: Registry) -> Self {
-        Self { reader: Reader::new(registry), indexes: Arc::default() }
+        Self { reader: Reader::new(registry) }
     }
 
     async fn delete_manifest(
@@ -45,58 +38,12 @@ impl DistributionInventory {
         if let Some(reason) = difference(expected, actual.map(|(tag, _)| tag)) {
             return Ok(Deleted::Changed { reason });
         }
-        if let Some(tag) = self.needed_by(repository, digest, &leads).await? {
-            let reason = format!("the index that tag `{tag}` leads to needs it");
+        let indexes = leads.iter().filter(|(_, lead)| is_index(lead));
+        let indexes = indexes.map(|(tag, lead)| (tag.as_str(), lead.digest));
+        if let Some(reason) = self.reader.needed_by(repository, digest, indexes).await? {
             return Ok(Deleted::Changed { reason });
         }
         deleted(registry.delete_manifest(repository, digest).await)
-    }
-
-    /// The tag of an index that leads to `digest`, at any depth.
-    async fn needed_by(
-        &self,
-        repository: &str,
-        digest: &Digest,
-        leads: &[(String, Descriptor)],
-    ) -> Result<Option<String>, Error> {
-        for (tag, lead) in leads.iter().filter(|(_, lead)| lead.digest != *digest) {
-            let mut indexes: Vec<Digest> =
-                is_index(lead).then_some(lead.digest).into_iter().collect();
-            while let Some(index) = indexes.pop() {
-                for child in self.children(repository, &index).await?.iter() {
-                    if child.digest == *digest {
-                        return Ok(Some(tag.clone()));
-                    }
-                    indexes.extend(is_index(child).then_some(child.digest));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// An index's children. None if it was deleted since, or is no index.
-    async fn children(&self, repository: &str, index: &Digest) -> Result<Arc<[Descriptor]>, Error> {
-        if let Some(children) = self.known_indexes().get(index) {
-            return Ok(children.clone());
-        }
-        let children: Arc<[Descriptor]> = match self.reader.raw(repository, index).await {
-            Ok(manifest) => match manifest.parse()? {
-                Content::Index { manifests } => manifests.into(),
-                Content::Image { .. } => Arc::new([]),
-            },
-            Err(error) if error.is_not_found() => return Ok(Arc::new([])),
-            Err(error) => return Err(error),
-        };
-        let mut known = self.known_indexes();
-        if known.len() >= MAX_KNOWN_INDEXES {
-            known.clear();
-        }
-        known.insert(*index, children.clone());
-        Ok(children)
-    }
-
-    fn known_indexes(&self) -> MutexGuard<'_, HashMap<Digest, Arc<[Descriptor]>>> {
-        self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn delete_tag(
@@ -206,75 +153,6 @@ impl Inventory for DistributionInventory {
     }
 }
 
-/// Puts a manifest back where all that it needs is still there, then the tags that nobody else has.
-pub(super) async fn restore(
-    registry: &Registry,
-    repository: &str,
-    manifest: &Manifest,
-    tags: &[String],
-) -> Result<(), Error> {
-    match manifest.parse()? {
-        Content::Image { config, layers } => {
-            let own = [config].into_iter().chain(layers).filter(|blob| blob.urls.is_empty());
-            let checks: Vec<_> = own
-                .map(|blob| async move {
-                    match registry.blob_exists(repository, &blob.digest).await? {
-                        true => Ok(()),
-                        false => Err(gone(registry, "blob", repository, &blob.digest)),
-                    }
-                })
-                .collect();
-            stream::iter(checks).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
-        }
-        Content::Index { manifests } => {
-            for child in manifests {
-                if registry.resolve(repository, &child.digest.to_string()).await?.is_none() {
-                    return Err(gone(registry, "manifest", repository, &child.digest));
-                }
-            }
-        }
-    }
-    registry.put_manifest(repository, &manifest.digest.to_string(), manifest).await?;
-    for tag in tags {
-        match registry.resolve(repository, tag).await? {
-            None => registry.put_manifest(repository, tag, manifest).await?,
-            Some(lead) if lead.digest == manifest.digest => {}
-            Some(lead) => tracing::info!(
-                registry.repository = repository,
-                tag,
-                leads_to = %lead.digest,
-                "the tag of a restored image leads elsewhere by now and stays there"
-            ),
-        }
-    }
-    Ok(())
-}
-
-fn gone(registry: &Registry, what: &str, repository: &str, digest: &Digest) -> Error {
-    Error::NotFound {
-        host: registry.host().to_owned(),
-        subject: format!("{what} {repository}@{digest}"),
-    }
-}
-
-/// How the tags that lead to a manifest differ from those that were expected to.
-pub(super) fn difference<'a>(
-    expected: &'a [String],
-    actual: impl Iterator<Item = &'a String>,
-) -> Option<String> {
-    let expected: BTreeSet<_> = expected.iter().collect();
-    let actual: BTreeSet<_> = actual.collect();
-    if let Some(tag) = actual.difference(&expected).next() {
-        return Some(format!("the tag `{tag}` leads to it now"));
-    }
-    let tag = expected.difference(&actual).next()?;
-    Some(format!("the tag `{tag}` no longer leads to it"))
-}
-
-fn is_index(descriptor: &Descriptor) -> bool {
-    matches!(descriptor.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
-}
-
 /// A 405 is the registry's word that it deletes nothing.
 fn deleted(was_there: Result<bool, Error>) -> Result<Deleted, Error> {
     match was_there {
@@ -286,21 +164,5 @@ fn deleted(was_there: Result<bool, Error>) -> Result<Deleted, Error> {
             ),
         }),
         Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_differ_when_one_came_or_one_went() {
-        let tags = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        let between =
-            |expected: &[&str], actual: &[&str]| difference(&tags(expected), tags(actual).iter());
-        assert_eq!(between(&["a", "b"], &["b", "a"]), None);
-        assert_eq!(between(&[], &[]), None);
-        assert!(between(&["a"], &["a", "b"]).unwrap().contains("`b` leads to it now"));
-        assert!(between(&["a"], &[]).unwrap().contains("`a` no longer"));
     }
 }

@@ -1,10 +1,15 @@
 //! What a registry holds, whatever API it tells that by, and how a part of it is deleted.
 //!
-//! The three kinds: [`DistributionInventory`] (the registry API itself), Scaleway's REST API, GitHub's Packages API.
+//! The three kinds: [`DistributionInventory`] (the registry API itself), [`ScalewayInventory`], and
+//! [`GhcrInventory`] (GitHub's Packages API).
 //! All three read manifests by the registry API (`reader.rs`): the others tell digests and tags alone.
 
 mod distribution;
+mod ghcr;
 mod reader;
+mod rest;
+mod restore;
+mod scaleway;
 mod throw_away;
 
 use chrono::{DateTime, Utc};
@@ -12,6 +17,8 @@ use chrono::{DateTime, Utc};
 use crate::{Descriptor, Digest, Error, Manifest};
 
 pub use distribution::DistributionInventory;
+pub use ghcr::GhcrInventory;
+pub use scaleway::ScalewayInventory;
 
 /// One manifest with every tag that leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! From the tags of a repository to all the manifests that they lead to, at any depth.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::{Holds, Known, StoredManifest, throw_away};
+use crate::manifest::media_types::{DOCKER_LIST, OCI_INDEX};
 use crate::{Content, Descriptor, Digest, Error, Manifest, Registry};
 
 /// Calls at once, over all repositories that are read by one inventory.
@@ -19,7 +20,12 @@ pub(super) const CONCURRENCY: usize = 16;
 pub(super) struct Reader {
     registry: Registry,
     permits: Arc<Semaphore>,
+    /// What indexes hold, so that each deletion of a repository doesn't read them again. A digest's content never
+    /// changes.
+    indexes: Arc<Mutex<HashMap<Digest, Arc<[Descriptor]>>>>,
 }
+
+const MAX_KNOWN_INDEXES: usize = 10_000;
 
 /// Where the way into a repository begins: a manifest that the registry told of.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +51,7 @@ enum Read {
 
 impl Reader {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, permits: Arc::new(Semaphore::new(CONCURRENCY)) }
+        Self { registry, permits: Arc::new(Semaphore::new(CONCURRENCY)), indexes: Arc::default() }
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -114,6 +120,52 @@ impl Reader {
         self.registry.manifest(repository, &digest.to_string()).await
     }
 
+    /// Why a manifest must stay: one of these tags leads, by its index, to it, at any depth.
+    pub(super) async fn needed_by(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        leads: impl Iterator<Item = (&str, Digest)>,
+    ) -> Result<Option<String>, Error> {
+        for (tag, lead) in leads.filter(|(_, lead)| lead != digest) {
+            let mut indexes = vec![lead];
+            while let Some(index) = indexes.pop() {
+                for child in self.children(repository, &index).await?.iter() {
+                    if child.digest == *digest {
+                        return Ok(Some(format!("the index that tag `{tag}` leads to needs it")));
+                    }
+                    indexes.extend(is_index(child).then_some(child.digest));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// An index's children. None if it was deleted since, or is no index.
+    async fn children(&self, repository: &str, index: &Digest) -> Result<Arc<[Descriptor]>, Error> {
+        if let Some(children) = self.known_indexes().get(index) {
+            return Ok(children.clone());
+        }
+        let children: Arc<[Descriptor]> = match self.raw(repository, index).await {
+            Ok(manifest) => match manifest.parse()? {
+                Content::Index { manifests } => manifests.into(),
+                Content::Image { .. } => Arc::new([]),
+            },
+            Err(error) if error.is_not_found() => return Ok(Arc::new([])),
+            Err(error) => return Err(error),
+        };
+        let mut known = self.known_indexes();
+        if known.len() >= MAX_KNOWN_INDEXES {
+            known.clear();
+        }
+        known.insert(*index, children.clone());
+        Ok(children)
+    }
+
+    fn known_indexes(&self) -> MutexGuard<'_, HashMap<Digest, Arc<[Descriptor]>>> {
+        self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn head(
         &self,
         repository: &str,
@@ -140,6 +192,24 @@ impl Reader {
             Err(error) => Err(error),
         }
     }
+}
+
+pub(super) fn is_index(descriptor: &Descriptor) -> bool {
+    matches!(descriptor.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+}
+
+/// How the tags that lead to a manifest differ from those that were expected to.
+pub(super) fn difference<'a>(
+    expected: &'a [String],
+    actual: impl Iterator<Item = &'a String>,
+) -> Option<String> {
+    let expected: BTreeSet<_> = expected.iter().collect();
+    let actual: BTreeSet<_> = actual.collect();
+    if let Some(tag) = actual.difference(&expected).next() {
+        return Some(format!("the tag `{tag}` leads to it now"));
+    }
+    let tag = expected.difference(&actual).next()?;
+    Some(format!("the tag `{tag}` no longer leads to it"))
 }
 
 /// What a manifest's bytes tell. One of a kind that is not understood is an error: what it needs is not known.
@@ -204,5 +274,16 @@ mod tests {
     fn what_is_not_understood_is_an_error() {
         let unknown = Manifest::new("{}".into(), "application/x");
         assert!(matches!(stored(&unknown), Err(Error::Manifest { .. })));
+    }
+
+    #[test]
+    fn tags_differ_when_one_came_or_one_went() {
+        let tags = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let between =
+            |expected: &[&str], actual: &[&str]| difference(&tags(expected), tags(actual).iter());
+        assert_eq!(between(&["a", "b"], &["b", "a"]), None);
+        assert_eq!(between(&[], &[]), None);
+        assert!(between(&["a"], &["a", "b"]).unwrap().contains("`b` leads to it now"));
+        assert!(between(&["a"], &[]).unwrap().contains("`a` no longer"));
     }
 }

@@ -1,5 +1,6 @@
 //! What a real Distribution holds, and how a part of it is deleted.
 
+use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use mecapy_registry::{
     Deleted, Deletion, Descriptor, Digest, DistributionInventory, Holds, Inventory, Manifest,
@@ -8,6 +9,7 @@ use mecapy_registry::{
 use mecapy_testkit::unique;
 use serde_json::json;
 
+use crate::fake::{Fake, answer, status};
 use crate::images::{Family, manifest_of, push, push_index};
 use crate::servers::primary;
 
@@ -17,7 +19,7 @@ async fn inventory() -> (Registry, DistributionInventory) {
 }
 
 /// An image that nobody else has.
-async fn image(registry: &Registry, repository: &str, tags: &[&str]) -> Manifest {
+pub async fn image(registry: &Registry, repository: &str, tags: &[&str]) -> Manifest {
     let content = Bytes::from(unique("content"));
     let image = push(registry, repository, Family::Oci, &[("a", content)]).await;
     for tag in tags {
@@ -30,24 +32,28 @@ async fn list(inventory: &DistributionInventory, repository: &str) -> Vec<Stored
     inventory.manifests(repository, &|_| None).await.unwrap()
 }
 
-fn find<'a>(all: &'a [StoredManifest], manifest: &Manifest) -> &'a StoredManifest {
+pub fn find<'a>(all: &'a [StoredManifest], manifest: &Manifest) -> &'a StoredManifest {
     all.iter().find(|stored| stored.digest == manifest.digest).unwrap()
 }
 
-async fn exists(registry: &Registry, repository: &str, reference: impl ToString) -> bool {
+pub async fn exists(registry: &Registry, repository: &str, reference: impl ToString) -> bool {
     registry.resolve(repository, &reference.to_string()).await.unwrap().is_some()
 }
 
-fn whole(digest: Digest, tags: &[&str]) -> Deletion {
+pub fn whole(digest: Digest, tags: &[&str]) -> Deletion {
     Deletion::Manifest { digest, tags: tags.iter().map(|&tag| tag.to_owned()).collect() }
 }
 
-fn is_changed(deleted: Deleted, why: &str) -> bool {
+pub fn is_changed(deleted: Deleted, why: &str) -> bool {
     matches!(deleted, Deleted::Changed { reason } if reason.contains(why))
 }
 
 /// A report about an image, found by a tag as in the distribution specification's fallback.
-async fn refer(registry: &Registry, repository: &str, subject: &Manifest) -> (Manifest, Manifest) {
+pub async fn refer(
+    registry: &Registry,
+    repository: &str,
+    subject: &Manifest,
+) -> (Manifest, Manifest) {
     let empty = registry.put_blob(repository, Bytes::from_static(b"{}")).await.unwrap();
     let config = Descriptor::new("application/vnd.oci.empty.v1+json", empty.digest, empty.size);
     let report = json!({
@@ -179,7 +185,7 @@ async fn one_tag_goes_and_its_siblings_stay() {
 }
 
 /// As it is after a kill between the two halves of the removal of a tag.
-async fn broken_off(registry: &Registry, repository: &str, tag: &str, of: Digest) -> Manifest {
+pub async fn broken_off(registry: &Registry, repository: &str, tag: &str, of: Digest) -> Manifest {
     let index = json!({
         "schemaVersion": 2, "mediaType": media_types::OCI_INDEX, "manifests": [],
         "annotations": {"org.mecapy.throw-away": of, "org.mecapy.throw-away.nonce": unique("n")},
@@ -244,4 +250,30 @@ async fn what_has_lost_its_blobs_or_children_does_not_come_back() {
     let error = inventory.restore(&repository, &index, &[]).await.unwrap_err();
     assert!(error.is_not_found() && error.to_string().contains("manifest"), "{error}");
     assert!(!exists(&registry, &repository, "old").await);
+}
+
+#[tokio::test]
+async fn a_tag_stays_on_its_image_where_nothing_can_be_deleted() {
+    let image = manifest_of(&"config".into(), &"layer".into());
+    let digest = image.digest;
+    let fake = Fake::start(move |asked| match (&asked.method, asked.path.as_str()) {
+        (_, "/v2/") => status(StatusCode::OK),
+        (&Method::DELETE, _) => status(StatusCode::METHOD_NOT_ALLOWED),
+        (&Method::PUT, _) => status(StatusCode::CREATED),
+        _ => answer(
+            StatusCode::OK,
+            &[
+                ("content-type", media_types::OCI_MANIFEST),
+                ("docker-content-digest", &digest.to_string()),
+            ],
+            image.raw.clone(),
+        ),
+    })
+    .await;
+    let inventory = DistributionInventory::new(fake.registry());
+    let tag = Deletion::Tag { tag: "v1".into(), digest };
+    let deleted = inventory.delete("r", &tag).await.unwrap();
+    assert!(matches!(deleted, Deleted::Refused { reason } if reason.contains("storage.delete")));
+    let puts = fake.count(Method::PUT, "/v2/r/manifests/v1");
+    assert_eq!(puts, 2, "the throw-away manifest, and the image again");
 }

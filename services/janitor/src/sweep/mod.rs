@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use mecapy_bus::{Backbone, Bus, Outbox};
 use mecapy_objects::{Key, Objects};
-use mecapy_registry::{Digest, DistributionInventory, Inventory, StoredManifest};
+use mecapy_registry::{Digest, Inventory, StoredManifest};
 use mecapy_service::Context;
 use mecapy_store::{PgPool, stalled};
 use tokio_util::sync::CancellationToken;
@@ -130,9 +130,9 @@ pub(crate) fn start(
     context: &Context,
     backbone: &Backbone,
 ) -> Result<(), mecapy_registry::Error> {
-    let staging = DistributionInventory::new(config.registries.staging()?);
+    let staging = Arc::from(config.registries.staging_inventory()?);
     let objects = Objects::new(&config.s3);
-    let sweeps = Sweeps::new(backbone, objects, Arc::new(staging), config.janitor.sweep.clone());
+    let sweeps = Sweeps::new(backbone, objects, staging, config.janitor.sweep.clone());
     tokio::spawn(sweeps.keep_running(context.shutdown.clone()));
     Ok(())
 }

@@ -1,0 +1,279 @@
+//! Scaleway's API as it is documented, served over HTTP from what a real registry holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use mecapy_registry::{
+    Deleted, Deletion, Digest, Error, Inventory, InventoryOptions, Options, Registry,
+    ScalewayOptions,
+};
+use mecapy_service::Secret;
+use mecapy_testkit::unique;
+use serde_json::{Value, json};
+
+use crate::images::push_index;
+use crate::inventory::{broken_off, exists, find, image, is_changed, whole};
+use crate::inventory_api::{self as api, Api, Asked, message};
+use crate::servers::{options, primary, primary_server};
+
+const SECRET: &str = "scw-secret";
+
+struct Scaleway {
+    registry: Registry,
+    namespace: String,
+    api: Api,
+    inventory: Box<dyn Inventory>,
+    /// So many of the next calls are too many.
+    too_many: Arc<AtomicUsize>,
+}
+
+impl Scaleway {
+    async fn start() -> Self {
+        let (registry, namespace) = (primary().await, unique("ns"));
+        let too_many = Arc::new(AtomicUsize::new(0));
+        let server = Server {
+            registry: registry.clone(),
+            namespace: namespace.clone(),
+            too_many: too_many.clone(),
+        };
+        let api = Api::start(move |asked| {
+            let server = server.clone();
+            async move { server.answer(asked).await }
+        })
+        .await;
+        let options = Options {
+            inventory: Some(InventoryOptions::Scaleway(ScalewayOptions {
+                region: "fr-par".into(),
+                namespace: namespace.clone(),
+                secret_key: Secret::new(SECRET),
+                api: Some(api.url.clone()),
+            })),
+            ..options(primary_server().await)
+        };
+        let inventory = options.inventory().unwrap();
+        Self { registry, namespace, api, inventory, too_many }
+    }
+
+    fn repository(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+}
+
+#[derive(Clone)]
+struct Server {
+    registry: Registry,
+    namespace: String,
+    too_many: Arc<AtomicUsize>,
+}
+
+/// The real one gives a hundred: here a few images have pages.
+const MAX_PAGE_SIZE: usize = 2;
+
+impl Server {
+    async fn answer(&self, asked: Asked) -> Response {
+        if asked.headers.get("x-auth-token").is_none_or(|token| token != SECRET) {
+            return message(StatusCode::FORBIDDEN, "authentication is denied");
+        }
+        assert!(!asked.headers.contains_key("authorization"), "the registry's password");
+        if self
+            .too_many
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+            .is_ok()
+        {
+            return message(StatusCode::TOO_MANY_REQUESTS, "too many requests");
+        }
+        let path = asked.path();
+        assert_eq!(path[..4], ["registry", "v1", "regions", "fr-par"]);
+        match (asked.method.clone(), &path[4..]) {
+            (Method::GET, ["namespaces"]) => {
+                let all = vec![json!({"id": "namespace-id", "name": self.namespace})];
+                page(&asked, "namespaces", all)
+            }
+            (Method::GET, ["images"]) => {
+                assert_eq!(asked.query("namespace_id"), Some("namespace-id"));
+                let mut images = Vec::new();
+                for repository in self.registry.catalog().await.unwrap() {
+                    let Some(name) = repository.strip_prefix(&format!("{}/", self.namespace))
+                    else {
+                        continue;
+                    };
+                    if asked.query("name").is_none_or(|only| only == name) {
+                        images.push(json!({"id": id(&repository), "name": name, "size": 5}));
+                    }
+                }
+                page(&asked, "images", images)
+            }
+            (Method::GET, ["images", image, "tags"]) => {
+                let repository = name(image);
+                let mut tags = Vec::new();
+                for (tag, digest) in self.tags(&repository).await {
+                    tags.push(json!({
+                        "id": id(&format!("{repository}:{tag}")), "name": tag, "image_id": image,
+                        "status": "ready", "digest": digest,
+                        "created_at": "2025-10-01T00:00:00Z", "updated_at": "2025-10-02T00:00:00Z",
+                    }));
+                }
+                page(&asked, "tags", tags)
+            }
+            (Method::DELETE, ["tags", tag]) => {
+                assert_eq!(asked.query("force"), None, "never");
+                let full = name(tag);
+                let (repository, tag) = full.rsplit_once(':').unwrap();
+                self.delete(repository, tag).await
+            }
+            other => panic!("{other:?} is not in the documentation"),
+        }
+    }
+
+    async fn tags(&self, repository: &str) -> Vec<(String, Digest)> {
+        let mut tags = Vec::new();
+        for tag in self.registry.tags(repository).await.unwrap_or_default() {
+            if let Some(lead) = self.registry.resolve(repository, &tag).await.unwrap() {
+                tags.push((tag, lead.digest));
+            }
+        }
+        tags
+    }
+
+    async fn delete(&self, repository: &str, tag: &str) -> Response {
+        let tags = self.tags(repository).await;
+        let Some((_, digest)) = tags.iter().find(|(name, _)| name == tag) else {
+            return message(StatusCode::NOT_FOUND, "resource is not found");
+        };
+        if tags.iter().any(|(name, other)| name != tag && other == digest) {
+            return message(StatusCode::BAD_REQUEST, "several tags share this digest");
+        }
+        self.registry.delete_manifest(repository, digest).await.unwrap();
+        api::json(StatusCode::OK, json!({"name": tag, "status": "deleting"}))
+    }
+}
+
+fn page(asked: &Asked, what: &str, all: Vec<Value>) -> Response {
+    let number: usize = asked.query("page").unwrap().parse().unwrap();
+    let size: usize = asked.query("page_size").unwrap().parse().unwrap();
+    assert!(size <= 100);
+    let size = size.min(MAX_PAGE_SIZE);
+    let total = all.len();
+    let items: Vec<Value> = all.into_iter().skip((number - 1) * size).take(size).collect();
+    api::json(StatusCode::OK, json!({ what: items, "total_count": total }))
+}
+
+fn id(name: &str) -> String {
+    name.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn name(id: &str) -> String {
+    let bytes = (0..id.len()).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap());
+    String::from_utf8(bytes.collect()).unwrap()
+}
+
+#[tokio::test]
+async fn a_namespace_is_listed_over_all_its_pages() {
+    let scaleway = Scaleway::start().await;
+    let repositories: Vec<String> =
+        ["a", "b", "functions/c"].map(|name| scaleway.repository(name)).into();
+    for repository in &repositories {
+        image(&scaleway.registry, repository, &["v1"]).await;
+    }
+    let listed = image(&scaleway.registry, &repositories[2], &["v2", "v3", "latest"]).await;
+    let child = image(&scaleway.registry, &repositories[2], &[]).await;
+    let index = push_index(&scaleway.registry, &repositories[2], &[&child]).await;
+    scaleway.registry.put_manifest(&repositories[2], "all", &index).await.unwrap();
+
+    assert_eq!(scaleway.inventory.repositories().await.unwrap(), repositories);
+    let all = scaleway.inventory.manifests(&repositories[2], &|_| None).await.unwrap();
+    assert_eq!(all.len(), 4);
+    assert_eq!(find(&all, &listed).tags, ["latest", "v2", "v3"]);
+    assert_eq!(
+        find(&all, &listed).pushed_at.unwrap().to_rfc3339(),
+        "2025-10-02T00:00:00+00:00",
+        "as young as its youngest tag"
+    );
+    assert!(find(&all, &child).tags.is_empty());
+    let unknown = scaleway.inventory.manifests(&scaleway.repository("x"), &|_| None).await;
+    assert!(unknown.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_digest_that_tags_share_goes_without_force() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    let shared = image(&scaleway.registry, &repository, &["v1", "v2", "latest"]).await;
+    let kept = image(&scaleway.registry, &repository, &["v3"]).await;
+    let delete = async |tags: &[&str]| {
+        scaleway.inventory.delete(&repository, &whole(shared.digest, tags)).await.unwrap()
+    };
+    assert!(is_changed(delete(&["v1", "v2"]).await, "`latest` leads to it now"));
+    assert_eq!(scaleway.api.count(&Method::DELETE), 0);
+    assert_eq!(delete(&["v1", "v2", "latest"]).await, Deleted::Done);
+    assert_eq!(scaleway.api.count(&Method::DELETE), 3);
+    assert!(!exists(&scaleway.registry, &repository, shared.digest).await);
+    assert_eq!(delete(&["v1", "v2", "latest"]).await, Deleted::Absent);
+    let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!(all.len(), 1, "nothing is left of it: {all:#?}");
+    assert_eq!(find(&all, &kept).tags, ["v3"]);
+}
+
+#[tokio::test]
+async fn one_tag_goes_and_its_siblings_stay_and_what_was_broken_off_is_finished() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    let shared = image(&scaleway.registry, &repository, &["v1", "v2"]).await;
+    let tag = Deletion::Tag { tag: "v1".into(), digest: shared.digest };
+    assert_eq!(scaleway.inventory.delete(&repository, &tag).await.unwrap(), Deleted::Done);
+    assert_eq!(scaleway.inventory.delete(&repository, &tag).await.unwrap(), Deleted::Absent);
+    assert!(exists(&scaleway.registry, &repository, "v2").await);
+
+    broken_off(&scaleway.registry, &repository, "v1", shared.digest).await;
+    let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert!(!exists(&scaleway.registry, &repository, "v1").await);
+    broken_off(&scaleway.registry, &repository, "v1", shared.digest).await;
+    assert_eq!(scaleway.inventory.delete(&repository, &tag).await.unwrap(), Deleted::Done);
+    assert!(exists(&scaleway.registry, &repository, shared.digest).await);
+}
+
+#[tokio::test]
+async fn what_an_index_needs_stays_and_what_has_no_tag_is_refused() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    let child = image(&scaleway.registry, &repository, &["v1"]).await;
+    let untagged = image(&scaleway.registry, &repository, &[]).await;
+    let index = push_index(&scaleway.registry, &repository, &[&child, &untagged]).await;
+    scaleway.registry.put_manifest(&repository, "all", &index).await.unwrap();
+    let delete = async |digest, tags: &[&str]| {
+        scaleway.inventory.delete(&repository, &whole(digest, tags)).await.unwrap()
+    };
+    assert!(is_changed(delete(child.digest, &["v1"]).await, "`all`"));
+    let refused = delete(untagged.digest, &[]).await;
+    assert!(matches!(refused, Deleted::Refused { reason } if reason.contains("no tag")));
+    assert_eq!(scaleway.api.count(&Method::DELETE), 0);
+}
+
+#[tokio::test]
+async fn too_many_calls_are_made_again_and_a_wrong_key_is_not() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    image(&scaleway.registry, &repository, &["v1"]).await;
+    scaleway.inventory.repositories().await.unwrap();
+    scaleway.too_many.store(2, Ordering::SeqCst);
+    let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!(all.len(), 1);
+
+    let wrong = Options {
+        inventory: Some(InventoryOptions::Scaleway(ScalewayOptions {
+            region: "fr-par".into(),
+            namespace: scaleway.namespace.clone(),
+            secret_key: Secret::new("wrong"),
+            api: Some(scaleway.api.url.clone()),
+        })),
+        ..options(primary_server().await)
+    };
+    let before = scaleway.api.asked().len();
+    let error = wrong.inventory().unwrap().repositories().await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+    assert_eq!(scaleway.api.asked().len(), before + 1);
+    assert!(!format!("{error:?}").contains("wrong"));
+}
