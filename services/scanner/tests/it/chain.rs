@@ -16,7 +16,7 @@ use mecapy_scanner::{LayerCache, Report, Scanner};
 use mecapy_service::{Health, Secret};
 use mecapy_store::builds::{self, Build, Built};
 use mecapy_store::functions::{self, Added, NewVersion};
-use mecapy_store::{BuildState, PgPool, scans};
+use mecapy_store::{BuildState, PgPool, bases, scans};
 use mecapy_testkit::{Infra, eventually, unique};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -85,7 +85,6 @@ impl Stage {
     async fn built(&self, layers: &[Vec<u8>]) -> (BuildId, BuildDone) {
         let repository = unique("staging");
         let digest = push(&self.registry, &repository, Family::Oci, layers).await;
-        let image = ImageRef::new(self.registry.host(), repository).with_digest(digest).to_string();
         let id = BuildId::new();
         let mut conn = self.pool.acquire().await.unwrap();
         let function =
@@ -102,6 +101,15 @@ impl Stage {
             panic!("no version")
         };
         builds::create(&mut conn, id, function, version).await.unwrap();
+        let event = self.left(id, repository, digest).await;
+        let event =
+            BuildDone { function_id: function.get(), owner: "anna".into(), version, ..event };
+        (id, event)
+    }
+
+    /// The build's image is in staging: the event that says so, but for whose it is.
+    async fn left(&self, id: BuildId, repository: String, digest: Digest) -> BuildDone {
+        let image = ImageRef::new(self.registry.host(), repository).with_digest(digest).to_string();
         builds::start(&self.pool, id).await.unwrap();
         let built = Built {
             staging_image: image.clone(),
@@ -113,20 +121,16 @@ impl Stage {
             log_key: "logs/x".into(),
             duration_ms: 1,
         };
+        let mut conn = self.pool.acquire().await.unwrap();
         assert!(builds::built(&mut conn, id, &built).await.unwrap());
-        let event = BuildDone {
-            base: String::new(),
+        BuildDone {
             build_id: id.to_string(),
-            function_id: function.get(),
-            owner: "anna".into(),
-            version,
             image,
             digest: digest.to_string(),
             tag: built.tag,
             size_bytes: 1,
             ..BuildDone::default()
-        };
-        (id, event)
+        }
     }
 
     async fn publish(&self, event: &impl Event) {
@@ -203,6 +207,33 @@ async fn an_image_without_a_critical_passes_and_its_reports_are_kept() {
     assert_eq!(report.decision.warnings[0], "setuptools 65.5.1 has HIGH CVE-2024-6345");
     assert_eq!(stage.object(&Key::sbom(id)).await["specVersion"], "1.5");
     assert_eq!(stage.object(&Key::sarif(id)).await["version"], "2.1.0");
+}
+
+#[tokio::test]
+async fn a_base_image_is_scanned_as_any_other_and_its_rejection_ends_its_run() {
+    let stage = Stage::start().await;
+    for (package, version, verdict, state) in [
+        ("six", "1.16.0", Verdict::Passed, BuildState::Publishing),
+        ("h11", "0.14.0", Verdict::Rejected, BuildState::Rejected),
+    ] {
+        let id = BuildId::new();
+        let cells = [(id, "3.11-slim".to_owned())];
+        let mut conn = stage.pool.acquire().await.unwrap();
+        assert!(bases::create_run(&mut conn, package, "manual", &cells).await.unwrap());
+        let layer = Tarball::new().python(package, version).gzip();
+        let repository = unique("staging");
+        let digest = push(&stage.registry, &repository, Family::Oci, &[layer]).await;
+        let event = stage.left(id, repository, digest).await;
+        stage.publish(&BuildDone { base: "3.11-slim".into(), ..event }).await;
+
+        let done = stage.scan_done(id).await;
+        assert_eq!((done.verdict(), done.base.as_str()), (verdict, "3.11-slim"));
+        assert_eq!((done.function_id, done.owner.as_str(), done.version), (0, "", 0));
+        stage.build_in(id, state).await;
+        assert_eq!(stage.object(&Key::sarif(id)).await["version"], "2.1.0");
+        let run = bases::run(&stage.pool, package).await.unwrap().unwrap();
+        assert_eq!(run.ended_at.is_some(), verdict == Verdict::Rejected);
+    }
 }
 
 #[tokio::test]
