@@ -103,7 +103,26 @@ async fn build(
         let rows: Vec<_> = cells.iter().map(cell_row).collect();
         table::render(&["base", "status", "image"], &rows)
     });
+    if !session.output.is_json() {
+        show_logs(&cells, session);
+    }
     Ok(worst(cells.iter().map(|cell| cell.state)))
+}
+
+/// The last lines of those that failed: the one place where an operator sees why.
+fn show_logs(cells: &[Build], session: &Session) {
+    for cell in cells {
+        let Some(failure) = cell.failure().filter(|failure| !failure.log.is_empty()) else {
+            continue;
+        };
+        session.output.note(&format!("{}:", cell.base.as_deref().unwrap_or_default()));
+        for line in &failure.log {
+            session.output.note(&format!("  {line}"));
+        }
+        if let Some(key) = &cell.log_key {
+            session.output.note(&format!("  all of it: {key} in the S3 bucket"));
+        }
+    }
 }
 
 async fn list(pool: &PgPool, limit: u32, session: &Session) -> anyhow::Result<Exit> {

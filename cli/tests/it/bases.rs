@@ -115,7 +115,8 @@ impl World {
 
     async fn fail(&self, id: BuildId) {
         let mut transaction = self.pool.begin().await.unwrap();
-        let why = StoredFailure::from(failure(ErrorCode::BuildFailed, "it broke"));
+        let mut why = StoredFailure::from(failure(ErrorCode::BuildFailed, "it broke"));
+        why.log.push("the last words".to_owned());
         assert!(builds::fail(&mut transaction, id, &why, None).await.unwrap());
         transaction.commit().await.unwrap();
     }
@@ -215,6 +216,13 @@ async fn a_rejected_image_exits_3_and_without_waiting_a_run_is_named() {
     let ended = running.finish().await.expect(3);
     assert!(ended.stdout.contains("3.11-slim  rejected  its scan found"), "{ended:#?}");
     world.base(&["build", "--variant", "../x"]).await.expect(2);
+
+    let mut running = Running::start(&asked);
+    running.says("3.11-slim: queued").await;
+    world.fail(world.cells().await[0].id()).await;
+    let ended = running.finish().await.expect(1);
+    assert!(ended.stdout.contains("3.11-slim  failed  build-failed: it broke"), "{ended:#?}");
+    assert!(ended.stderr.contains("  the last words"), "{ended:#?}");
 }
 
 #[tokio::test]
