@@ -4,13 +4,11 @@
 //! manifest that is not known. A deletion checks first: one call and a HEAD a tag of its repository, because a tag that
 //! came to the manifest since is told by no other way.
 
-use std::collections::BTreeMap;
-
-use super::reader::{Reader, Root, difference, is_index};
+use super::reader::{Reader, difference, is_index};
 use super::restore::restore;
 use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
 use crate::manifest::media_types::OCI_INDEX;
-use crate::{Digest, Error, Manifest, Registry};
+use crate::{Descriptor, Digest, Error, Manifest, Registry};
 
 /// An inventory by catalog, tags and manifests.
 #[derive(Clone, Debug)]
@@ -30,12 +28,13 @@ impl DistributionInventory {
         expected: &[String],
     ) -> Result<Deleted, Error> {
         let registry = self.reader.registry();
-        if registry.resolve(repository, &digest.to_string()).await?.is_none() {
+        let leads = self.reader.tags(repository).await?;
+        let is_its = |(_, lead): &&(String, Descriptor)| lead.digest == *digest;
+        let actual: Vec<&String> = leads.iter().filter(is_its).map(|(tag, _)| tag).collect();
+        if actual.is_empty() && registry.resolve(repository, &digest.to_string()).await?.is_none() {
             return Ok(Deleted::Absent);
         }
-        let leads = self.reader.tags(repository).await?;
-        let actual = leads.iter().filter(|(_, lead)| lead.digest == *digest);
-        if let Some(reason) = difference(expected, actual.map(|(tag, _)| tag)) {
+        if let Some(reason) = difference(expected, actual.into_iter()) {
             return Ok(Deleted::Changed { reason });
         }
         let indexes = leads.iter().filter(|(_, lead)| is_index(lead));
@@ -121,11 +120,8 @@ impl Inventory for DistributionInventory {
         repository: &str,
         known: Known<'_>,
     ) -> Result<Vec<StoredManifest>, Error> {
-        let mut roots: BTreeMap<Digest, Root> = BTreeMap::new();
-        for (tag, lead) in self.reader.tags(repository).await? {
-            roots.entry(lead.digest).or_default().tags.push(tag);
-        }
-        let found = self.reader.walk(repository, &roots, known).await?;
+        let tagged = self.reader.tagged(repository, known).await?;
+        let found = self.reader.walk(repository, tagged, known).await?;
         self.finish(repository, &found.throw_aways).await;
         Ok(found.manifests)
     }

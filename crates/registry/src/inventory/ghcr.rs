@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::reader::{Reader, Root, difference};
+use super::reader::{Reader, Root, Tagged, difference};
 use super::rest::Rest;
 use super::restore::restore;
 use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
@@ -247,7 +247,8 @@ impl Inventory for GhcrInventory {
             let root = Root { tags: version.tags().to_vec(), pushed_at: version.updated_at };
             roots.insert(version.name, root);
         }
-        let found = self.reader.walk(repository, &roots, known).await?;
+        let found =
+            self.reader.walk(repository, Tagged { roots, ..Tagged::default() }, known).await?;
         for left in versions.iter().filter(|version| found.throw_aways.contains(&version.name)) {
             if let Err(error) = self.delete_version(repository, left, &versions).await {
                 tracing::warn!(

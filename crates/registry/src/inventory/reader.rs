@@ -1,6 +1,7 @@
 //! From the tags of a repository to all the manifests that they lead to, at any depth.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -23,15 +24,27 @@ pub(super) struct Reader {
     /// What indexes hold, so that each deletion of a repository doesn't read them again. A digest's content never
     /// changes.
     indexes: Arc<Mutex<HashMap<Digest, Arc<[Descriptor]>>>>,
+    /// How many digests in a row were not known.
+    unknown: Arc<AtomicU32>,
 }
 
 const MAX_KNOWN_INDEXES: usize = 10_000;
+/// After so many unknown digests in a row, as in a first run, a tag's manifest is read at once, instead of being asked
+/// for its digest and then read by that. One that is known ends this.
+const UNKNOWN_IN_A_ROW: u32 = 8;
 
 /// Where the way into a repository begins: a manifest that the registry told of.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Root {
     pub(super) tags: Vec<String>,
     pub(super) pushed_at: Option<DateTime<Utc>>,
+}
+
+/// Where tags lead, and what was read on the way.
+#[derive(Debug, Default)]
+pub(super) struct Tagged {
+    pub(super) roots: BTreeMap<Digest, Root>,
+    pub(super) read: HashMap<Digest, Manifest>,
 }
 
 /// What a repository holds.
@@ -51,7 +64,12 @@ enum Read {
 
 impl Reader {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, permits: Arc::new(Semaphore::new(CONCURRENCY)), indexes: Arc::default() }
+        Self {
+            registry,
+            permits: Arc::new(Semaphore::new(CONCURRENCY)),
+            indexes: Arc::default(),
+            unknown: Arc::default(),
+        }
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -60,11 +78,7 @@ impl Reader {
 
     /// Where each tag leads now: a HEAD a tag. None of an unknown repository.
     pub(super) async fn tags(&self, repository: &str) -> Result<Vec<(String, Descriptor)>, Error> {
-        let tags = match self.registry.tags(repository).await {
-            Ok(tags) => tags,
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+        let tags = self.tag_names(repository).await?;
         let heads: Vec<_> = tags.into_iter().map(|tag| self.head(repository, tag)).collect();
         let mut leads =
             stream::iter(heads).buffer_unordered(CONCURRENCY).try_collect::<Vec<_>>().await?;
@@ -72,11 +86,65 @@ impl Reader {
         Ok(leads.into_iter().flatten().collect())
     }
 
+    /// Where each tag leads. Of what is known only the digest is asked for.
+    pub(super) async fn tagged(&self, repository: &str, known: Known<'_>) -> Result<Tagged, Error> {
+        let leads: Vec<_> = self
+            .tag_names(repository)
+            .await?
+            .into_iter()
+            .map(|tag| self.lead(repository, tag, known))
+            .collect();
+        let mut leads = stream::iter(leads).buffer_unordered(CONCURRENCY);
+        let mut tagged = Tagged::default();
+        while let Some(lead) = leads.try_next().await? {
+            let Some((tag, digest, manifest)) = lead else { continue };
+            tagged.roots.entry(digest).or_default().tags.push(tag);
+            if let Some(manifest) = manifest {
+                tagged.read.insert(digest, manifest);
+            }
+        }
+        Ok(tagged)
+    }
+
+    async fn lead(
+        &self,
+        repository: &str,
+        tag: String,
+        known: Known<'_>,
+    ) -> Result<Option<(String, Digest, Option<Manifest>)>, Error> {
+        let found = if self.unknown.load(Ordering::Relaxed) < UNKNOWN_IN_A_ROW {
+            self.head(repository, tag).await?.map(|(tag, lead)| (tag, lead.digest, None))
+        } else {
+            let _permit = self.permits.acquire().await;
+            match self.registry.manifest(repository, &tag).await {
+                Ok(manifest) => Some((tag, manifest.digest, Some(manifest))),
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(error),
+            }
+        };
+        if let Some((_, digest, _)) = &found {
+            if known(digest).is_some() {
+                self.unknown.store(0, Ordering::Relaxed);
+            } else {
+                self.unknown.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn tag_names(&self, repository: &str) -> Result<Vec<String>, Error> {
+        match self.registry.tags(repository).await {
+            Ok(tags) => Ok(tags),
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The roots and everything that they lead to, by digest.
     pub(super) async fn walk(
         &self,
         repository: &str,
-        roots: &BTreeMap<Digest, Root>,
+        Tagged { roots, mut read }: Tagged,
         known: Known<'_>,
     ) -> Result<Found, Error> {
         let mut manifests = BTreeMap::new();
@@ -84,8 +152,10 @@ impl Reader {
         let mut seen: BTreeSet<Digest> = roots.keys().copied().collect();
         let mut wave: Vec<Digest> = seen.iter().copied().collect();
         while !wave.is_empty() {
-            let reads: Vec<_> =
-                wave.into_iter().map(|digest| self.read(repository, digest, known)).collect();
+            let reads: Vec<_> = wave
+                .into_iter()
+                .map(|digest| self.read(repository, digest, read.remove(&digest), known))
+                .collect();
             let reads: Vec<Read> =
                 stream::iter(reads).buffer_unordered(CONCURRENCY).try_collect().await?;
             wave = Vec::new();
@@ -180,12 +250,17 @@ impl Reader {
         &self,
         repository: &str,
         digest: Digest,
+        manifest: Option<Manifest>,
         known: Known<'_>,
     ) -> Result<Read, Error> {
         if let Some(stored) = known(&digest) {
             return Ok(Read::Stored(digest, Box::new(stored)));
         }
-        match self.raw(repository, &digest).await {
+        let manifest = match manifest {
+            Some(manifest) => Ok(manifest),
+            None => self.raw(repository, &digest).await,
+        };
+        match manifest {
             Ok(manifest) if throw_away::is_one(&manifest) => Ok(Read::ThrowAway(digest)),
             Ok(manifest) => Ok(Read::Stored(digest, Box::new(stored(&manifest)?))),
             Err(error) if error.is_not_found() => Ok(Read::Absent),

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 use url::Url;
 
-use super::reader::{Reader, Root, difference};
+use super::reader::{Reader, Root, Tagged, difference};
 use super::rest::Rest;
 use super::restore::restore;
 use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
@@ -323,7 +323,8 @@ impl Inventory for ScalewayInventory {
             // As young as its youngest tag: nothing goes too early.
             root.pushed_at = root.pushed_at.max(tag.updated_at);
         }
-        let found = self.reader.walk(repository, &roots, known).await?;
+        let found =
+            self.reader.walk(repository, Tagged { roots, ..Tagged::default() }, known).await?;
         for tag in tags.iter().filter(|tag| found.throw_aways.contains(&tag.digest)) {
             if let Err(error) = self.delete_by_id(&tag.id, repository, &tag.name).await {
                 tracing::warn!(

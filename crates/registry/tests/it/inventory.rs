@@ -277,3 +277,45 @@ async fn a_tag_stays_on_its_image_where_nothing_can_be_deleted() {
     let puts = fake.count(Method::PUT, "/v2/r/manifests/v1");
     assert_eq!(puts, 2, "the throw-away manifest, and the image again");
 }
+
+#[tokio::test]
+async fn a_first_run_reads_each_tag_once_and_later_ones_only_look() {
+    const TAGS: usize = 60;
+    let image = |n: usize| manifest_of(&format!("config {n}").into(), &"layer".into());
+    let fake = Fake::start(move |asked| {
+        let path = asked.path.as_str();
+        if path == "/v2/" {
+            return status(StatusCode::OK);
+        }
+        if path.contains("/tags/list") {
+            let tags: Vec<String> = (0..TAGS).map(|n| format!("t{n}")).collect();
+            return answer(StatusCode::OK, &[], json!({"name": "r", "tags": tags}).to_string());
+        }
+        let reference = path.rsplit('/').next().unwrap();
+        let found = (0..TAGS)
+            .find(|n| reference == format!("t{n}") || reference == image(*n).digest.to_string());
+        let found = image(found.unwrap());
+        let headers = [
+            ("content-type", media_types::OCI_MANIFEST),
+            ("docker-content-digest", &found.digest.to_string()),
+        ];
+        answer(StatusCode::OK, &headers, found.raw)
+    })
+    .await;
+    let inventory = DistributionInventory::new(fake.registry());
+    let asked = |method: Method| {
+        let of = |path: &str| path.contains("/manifests/");
+        fake.asked().iter().filter(|asked| asked.method == method && of(&asked.path)).count()
+    };
+    let first = list(&inventory, "r").await;
+    assert_eq!(first.len(), TAGS);
+    assert_eq!(asked(Method::GET), TAGS);
+    assert!(asked(Method::HEAD) < TAGS / 2, "{} tags were asked twice", asked(Method::HEAD));
+
+    let known = |digest: &Digest| first.iter().find(|stored| stored.digest == *digest).cloned();
+    let again = async || inventory.manifests("r", &known).await.unwrap();
+    assert_eq!(again().await.len(), TAGS);
+    let before = asked(Method::GET);
+    assert_eq!(again().await.len(), TAGS);
+    assert_eq!(asked(Method::GET), before, "what is known is not read");
+}
