@@ -71,6 +71,7 @@ pub struct System {
     pub pool: PgPool,
     pub nats: Nats,
     pub primary: RegistryServer,
+    pub fallback: RegistryServer,
     folder: TempDir,
     config: PathBuf,
     admin_ports: BTreeMap<Service, u16>,
@@ -151,6 +152,7 @@ impl System {
             owner,
             nats,
             primary,
+            fallback,
             folder,
             config,
             admin_ports,
@@ -197,6 +199,25 @@ impl System {
             .error_for_status()?
             .text()
             .await?)
+    }
+
+    /// Runs the CLI, as an operator and as the owner of this system: what it printed, if it ended well.
+    pub async fn mecapy(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(program("mecapy")?)
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .args(["--url", &self.api.url])
+            .env("MECAPY_TOKEN", &self.api.token)
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let problem = String::from_utf8_lossy(&output.stderr);
+            bail!("mecapy {}: {}: {printed}{problem}", arguments.join(" "), output.status);
+        }
+        Ok(printed)
     }
 
     /// kill -9.

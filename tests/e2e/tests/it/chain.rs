@@ -31,10 +31,8 @@ async fn a_function_is_built_scanned_published_and_run() {
 
     for service in Service::ALL {
         let metrics = system.admin(service, "/metrics").await.unwrap();
-        assert!(
-            service == Service::Gateway || metrics.contains("mecapy_stage_duration_seconds"),
-            "{service:?}"
-        );
+        let took_part = !matches!(service, Service::Gateway | Service::Mirror | Service::Janitor);
+        assert!(!took_part || metrics.contains("mecapy_stage_duration_seconds"), "{service:?}");
         assert!(
             system.terminate(service).await.unwrap().success(),
             "{service:?} ends well on SIGTERM"

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod base;
 mod chain;
+mod cleanup;
 mod events;
 mod faults;
+mod mirror;
 mod trace;
 
 use std::time::Duration;
