@@ -10,6 +10,7 @@ mod errors;
 mod events;
 mod functions;
 mod grpc;
+mod kept;
 mod sse;
 mod tasks;
 mod waiting;
