@@ -3,7 +3,12 @@
 
 mod bus;
 mod idle;
+mod memory;
+mod mirror_again;
+mod mirror_first;
+mod mirror_world;
 mod pipeline;
+mod publish;
 mod report;
 
 use std::process::ExitCode;
@@ -27,6 +32,14 @@ enum Name {
     Bus,
     /// Resident memory of each service after its work
     Idle,
+    /// A hundred function images to an empty fallback, beside skopeo copy and docker pull, tag, push
+    MirrorFirst,
+    /// The same images when nothing has changed, beside skopeo copy
+    MirrorAgain,
+    /// An image of 300 MB from registry to registry, beside skopeo copy; and a code layer alone
+    Publish,
+    /// The most memory of a mirror that copies a blob of 2 GB
+    Memory,
 }
 
 #[tokio::main]
@@ -38,6 +51,10 @@ async fn main() -> ExitCode {
             Name::Pipeline => pipeline::measure().await,
             Name::Bus => bus::measure().await,
             Name::Idle => idle::measure().await,
+            Name::MirrorFirst => mirror_first::measure().await,
+            Name::MirrorAgain => mirror_again::measure().await,
+            Name::Publish => publish::measure().await,
+            Name::Memory => memory::measure().await,
         };
         if let Err(error) = measured.and_then(|report: Report| report.finish()) {
             eprintln!("{name:?}: {error:#}");

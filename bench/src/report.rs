@@ -39,6 +39,11 @@ impl Report {
         self.measures.insert(name.to_owned(), (value * 1000.0).round() / 1000.0);
     }
 
+    /// What this machine can't measure, and what to do about it.
+    pub fn not_measured(&mut self, name: &str, reason: &str) {
+        self.not_measured.insert(name.to_owned(), reason.to_owned());
+    }
+
     /// p50 and p95 in milliseconds, of `who`.
     pub fn durations(&mut self, who: &str, times: &[Duration]) {
         self.measure(&format!("{who}_p50_ms"), percentile(times, 50).as_secs_f64() * 1000.0);
