@@ -55,6 +55,12 @@ pub enum Error {
     /// The container was made but its first process can't be started: a broken image or runtime.
     #[error("the container of {image} can't be started: {message}")]
     Start { image: String, message: String },
+    /// It was to wait for a task, and ended or said something else.
+    #[error("the container of {image} can't be parked: {reason}")]
+    NotParked { image: String, reason: String },
+    /// The code that the container saw is not the one that was laid out for it.
+    #[error("the container {name} began with other code than was laid out")]
+    OtherCode { name: String },
     /// Something else removed or restarted it while it ran.
     #[error("the container {name} was lost while it ran")]
     ContainerLost { name: String },
@@ -85,6 +91,8 @@ impl Error {
             | Self::Unauthorized { .. }
             | Self::DigestMismatch { .. }
             | Self::NoTag { .. }
+            | Self::NotParked { .. }
+            | Self::OtherCode { .. }
             | Self::Start { .. } => false,
         }
     }

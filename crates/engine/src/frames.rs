@@ -3,6 +3,7 @@
 //!
 //! | kind | payload |
 //! |---|---|
+//! | `s` | a parked container begins: the SHA-256 of the code as it sees it, in hex |
 //! | `o`, `e` | bytes of the function's stdout, stderr |
 //! | `x` | how the function ended: its exit code in decimal, negative for a signal |
 //! | `r` | the result, the bytes of `/output.json` |
@@ -36,7 +37,7 @@ pub enum OutputProblem {
 
 /// The largest payload of the two kinds that are words: nothing true is longer.
 const WORD_BYTES: usize = 64;
-const HEADER_BYTES: usize = 5;
+pub(crate) const HEADER_BYTES: usize = 5;
 
 /// Everything that the frames told.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) stderr: Capped,
     /// As the runner reported it: negative for a signal.
     pub(crate) exit: Option<i32>,
+    /// The code with which a parked container began.
+    pub(crate) began_with: Option<String>,
     pub(crate) output: Result<Bytes, OutputProblem>,
 }
 
@@ -52,6 +55,7 @@ pub(crate) struct Report {
 enum Kind {
     Stdout,
     Stderr,
+    Began,
     Exit,
     Result,
     Problem,
@@ -69,6 +73,7 @@ pub(crate) struct Frames {
     word: Vec<u8>,
     result: Vec<u8>,
     exit: Option<i32>,
+    began_with: Option<String>,
     output: Option<Result<Bytes, OutputProblem>>,
     garbled: bool,
 }
@@ -84,6 +89,7 @@ impl Frames {
             word: Vec::new(),
             result: Vec::new(),
             exit: None,
+            began_with: None,
             output: None,
             garbled: false,
         }
@@ -114,6 +120,11 @@ impl Frames {
         }
     }
 
+    /// Whether all is told that there is to tell, and it went well.
+    pub(crate) fn tell_of_success(&self) -> bool {
+        self.exit == Some(0) && self.output.is_some() && !self.garbled
+    }
+
     pub(crate) fn finish(self) -> Report {
         let output = match self.output {
             _ if self.garbled => Err(OutputProblem::Garbled),
@@ -124,6 +135,7 @@ impl Frames {
             stdout: self.stdout.finish(),
             stderr: self.stderr.finish(),
             exit: self.exit,
+            began_with: self.began_with,
             output,
         }
     }
@@ -136,6 +148,7 @@ impl Frames {
         let kind = match kind {
             b'o' => Kind::Stdout,
             b'e' => Kind::Stderr,
+            b's' => Kind::Began,
             b'x' => Kind::Exit,
             b'r' => Kind::Result,
             b'p' => Kind::Problem,
@@ -154,7 +167,7 @@ impl Frames {
         match kind {
             Kind::Stdout => self.stdout.push(payload),
             Kind::Stderr => self.stderr.push(payload),
-            Kind::Exit | Kind::Problem => {
+            Kind::Began | Kind::Exit | Kind::Problem => {
                 let room = WORD_BYTES.saturating_sub(self.word.len());
                 self.word.extend_from_slice(&payload[..room.min(payload.len())]);
             }
@@ -171,6 +184,11 @@ impl Frames {
         self.current = None;
         match kind {
             Kind::Stdout | Kind::Stderr => {}
+            Kind::Began => {
+                // The first counts: a later one is the function's.
+                let word = String::from_utf8_lossy(&self.word).into_owned();
+                self.began_with.get_or_insert(word);
+            }
             Kind::Exit => match std::str::from_utf8(&self.word).ok().and_then(|w| w.parse().ok()) {
                 Some(exit) => self.exit = Some(exit),
                 None => self.garbled = true,

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig};
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+};
 
 use crate::RunRequest;
 
@@ -85,6 +87,15 @@ pub(crate) fn container(request: &RunRequest) -> ContainerCreateBody {
             // The streams are read from the connection; the engine writes none of them to disk.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             runtime: request.runtime.clone(),
+            mounts: request.file.as_ref().map(|file| {
+                vec![Mount {
+                    typ: Some(MountType::BIND),
+                    source: Some(file.host.to_string_lossy().into_owned()),
+                    target: Some(file.container.clone()),
+                    read_only: Some(true),
+                    ..Mount::default()
+                }]
+            }),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
@@ -94,6 +105,7 @@ pub(crate) fn container(request: &RunRequest) -> ContainerCreateBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ReadOnlyFile;
 
     #[test]
     fn every_flag_of_the_hardening_is_set_whatever_is_asked_for() {
@@ -118,5 +130,16 @@ mod tests {
         assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
         assert_eq!(host.runtime.as_deref(), Some("runsc"));
         assert_eq!((host.privileged, host.binds, host.cap_add), (None, None, None));
+        assert_eq!(host.mounts, None);
+    }
+
+    #[test]
+    fn a_file_of_the_host_is_never_writable() {
+        let file = ReadOnlyFile { host: "/pool/1".into(), container: "/app/x.py".to_owned() };
+        let body = container(&RunRequest { file: Some(file), ..RunRequest::default() });
+        let mounts = body.host_config.unwrap().mounts.unwrap();
+        assert_eq!(mounts.len(), 1);
+        assert_eq!(mounts[0].read_only, Some(true));
+        assert_eq!(mounts[0].source.as_deref(), Some("/pool/1"));
     }
 }

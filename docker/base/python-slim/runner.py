@@ -6,10 +6,15 @@ writes, how it ended and its /tmp/output.json go out as frames:
 
     1 byte kind, 4 bytes big-endian length, payload
 
+    w      parked: who owns the code's file, its mode and its content, in words
+    s      parked: the function starts; the SHA-256 of its code
     o, e   bytes of the function's stdout, stderr
     x      its exit code in decimal; negative: the signal that ended it
     r      the result, the bytes of /tmp/output.json
     p      why there is none: output-missing, output-too-large, output-not-a-file
+
+With --parked the function's interpreter is started first and waits (see park.py) until inputs
+have come, which says that the code is in its place too. Without inputs nothing is run.
 
 Standard library only, Python 3.9 and later. The function's user is this process's own,
 so nothing here is a boundary: the container is.
@@ -17,6 +22,7 @@ so nothing here is a boundary: the container is.
 
 import argparse
 import errno
+import hashlib
 import os
 import selectors
 import shutil
@@ -26,11 +32,19 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 INPUTS = "/tmp/inputs.json"
 OUTPUT = "/tmp/output.json"
 COMMAND = ["python", "user_function.py"]
 DIRECTORY = "/app"
+CODE = "/app/user_function.py"
+# As in park.py.
+GATE = "/tmp/.mecapy-gate"
+IMPORTS = "/tmp/.mecapy-imports"
+NOTICEABLE = 75
+# Of a child that has not come to the gate yet.
+LOOK_EVERY_SECONDS = 0.002
 PIECE_BYTES = 64 * 1024
 # More than a pipe can hold: what the function itself wrote before its end is within it.
 REMAINDER_BYTES = 1024 * 1024
@@ -39,10 +53,25 @@ REMAINDER_BYTES = 1024 * 1024
 def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--output-limit", type=int, default=10 * 1024 * 1024, metavar="BYTES")
+    parser.add_argument("--parked", action="store_true")
+    parser.add_argument("--import", dest="imports", default="", metavar="NAMES")
     options = parser.parse_args(argv)
 
-    take_inputs()
-    exit_code = run()
+    if options.parked:
+        function, gate = park(options.imports.split(","))
+        frame(b"w", describe_code())
+        if take_inputs() == 0:
+            # Who parked it has gone away.
+            os.killpg(function.pid, signal.SIGKILL)
+            return
+        frame(b"s", code_sha256())
+        # It fails when the child has ended meanwhile: then nothing was run, and this ends without a word.
+        os.write(gate, b"g")
+        os.close(gate)
+    else:
+        take_inputs()
+        function = start()
+    exit_code = run(function)
     frame(b"x", str(exit_code).encode())
     kind, payload = read_output(options.output_limit)
     frame(kind, payload)
@@ -52,10 +81,57 @@ def take_inputs():
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(INPUTS, flags, 0o644), "wb") as inputs:
         shutil.copyfileobj(sys.stdin.buffer, inputs, PIECE_BYTES)
+        return inputs.tell()
 
 
-def run():
-    """Runs the function to its end, relays its streams, and returns its exit code."""
+def park(imports):
+    """Starts the function's interpreter up to where it would open its script. Returns it, and what
+    lets it go on when `g` is written to it."""
+    imports = "\n".join(imports).strip()
+    while True:
+        os.mkfifo(GATE, 0o600)
+        if imports:
+            with open(IMPORTS, "w", encoding="utf-8") as file:
+                file.write(imports)
+        function = start()
+        gate = open_gate(function)
+        os.unlink(GATE)
+        if imports:
+            os.unlink(IMPORTS)
+        if gate is not None:
+            return function, gate
+        if not imports or function.returncode != NOTICEABLE:
+            sys.exit("the interpreter can't be parked: it ended with %s" % function.returncode)
+        imports = ""
+
+
+def open_gate(function):
+    """Waits until the interpreter is at the gate. None: it has ended."""
+    while True:
+        try:
+            return os.open(GATE, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        if function.poll() is not None:
+            return None
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
+def describe_code():
+    found = os.lstat(CODE)
+    with open(CODE, "rb") as code:
+        content = code.read(1024)
+    words = "%d:%d %o " % (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+    return words.encode() + content
+
+
+def code_sha256():
+    with open(CODE, "rb") as code:
+        return hashlib.sha256(code.read()).hexdigest().encode()
+
+
+def start():
     function = subprocess.Popen(
         COMMAND,
         cwd=DIRECTORY,
@@ -65,7 +141,11 @@ def run():
         start_new_session=True,
     )
     prefer_for_oom(function.pid)
+    return function
 
+
+def run(function):
+    """Sees the function to its end, relays its streams, and returns its exit code."""
     # The streams may stay open after the function's end, held by a process that it left. So
     # its end is waited for beside them, and wakes the loop up through a pipe of its own.
     ended, end = os.pipe()

@@ -1,5 +1,6 @@
 //! `[worker]`, and the sections that it shares.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mecapy_engine::Limits;
@@ -34,6 +35,7 @@ pub struct Options {
     pub runtime: Option<String>,
     pub limits: LimitOptions,
     pub cache: CacheOptions,
+    pub pool: PoolOptions,
 }
 
 impl Default for Options {
@@ -45,6 +47,43 @@ impl Default for Options {
             runtime: None,
             limits: LimitOptions::default(),
             cache: CacheOptions::default(),
+            pool: PoolOptions::default(),
+        }
+    }
+}
+
+/// Containers that are started ahead.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolOptions {
+    pub enabled: bool,
+    /// Where a function's code is laid for its container. The engine must see the same folder under the same path,
+    /// and the worker must be root in it. Where that is not so, the log says so, and nothing is started ahead.
+    pub directory: PathBuf,
+    pub max_containers: usize,
+    /// For one set of dependencies.
+    pub max_per_dependencies: usize,
+    /// What they may use of memory together, as measured.
+    pub memory_mib: u64,
+    /// What they leave free of the machine's memory.
+    pub leave_free_mib: u64,
+    /// After so long without a task, a set of dependencies has none any more.
+    pub idle_seconds: u64,
+    /// Whether the modules are imported ahead that the functions of a set of dependencies begin with.
+    pub imports: bool,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            directory: PathBuf::from("/run/mecapy-pool"),
+            max_containers: 16,
+            max_per_dependencies: 4,
+            memory_mib: 1024,
+            leave_free_mib: 512,
+            idle_seconds: 600,
+            imports: true,
         }
     }
 }
@@ -132,6 +171,13 @@ impl Options {
         at_least_one("cache.max_images", self.cache.max_images as u64)?;
         at_least_one("cache.max_gib", self.cache.max_gib)?;
         at_least_one("cache.pull_timeout_seconds", self.cache.pull_timeout_seconds)?;
+        at_least_one("pool.max_containers", self.pool.max_containers as u64)?;
+        at_least_one("pool.max_per_dependencies", self.pool.max_per_dependencies as u64)?;
+        at_least_one("pool.memory_mib", self.pool.memory_mib)?;
+        at_least_one("pool.idle_seconds", self.pool.idle_seconds)?;
+        if !self.pool.directory.is_absolute() {
+            return Err(ConfigError::key("worker.pool.directory", "must be an absolute path"));
+        }
         if self.limits.memory_mib < 32 {
             return Err(ConfigError::key(
                 "worker.limits.memory_mib",
@@ -199,6 +245,10 @@ mod tests {
         assert!(problem(|c| c.worker.name = Some(String::new())).starts_with("worker.name: "));
         assert!(
             problem(|c| c.worker.limits.memory_mib = 1).starts_with("worker.limits.memory_mib: ")
+        );
+        assert!(
+            problem(|c| c.worker.pool.directory = "pool".into())
+                .starts_with("worker.pool.directory: ")
         );
         assert!(problem(|c| c.worker.limits.cpus = f64::NAN).starts_with("worker.limits.cpus: "));
         assert!(

@@ -8,13 +8,17 @@ use bytes::Bytes;
 use mecapy_engine::{Engine, Error as EngineError, Limits, RunOutcome, RunRequest};
 use mecapy_proto::{ErrorCode, TaskId};
 use mecapy_store::tasks::Task;
+use mecapy_store::{PgPool, tasks};
 use tokio_util::sync::CancellationToken;
 
-use crate::Error;
+use crate::code_layer::Code;
 use crate::error::Problem;
 use crate::image_choice::Choice;
 use crate::images::{Held, Images};
 use crate::local_images::FUNCTION_LABEL;
+use crate::pool::{PARKED_LABEL, Pool};
+use crate::slot::{NotRun, Slot};
+use crate::{Error, metric_definitions as metrics};
 
 /// Whose container it is. At start, a worker removes those of its own name.
 pub(crate) const WORKER_LABEL: &str = "org.mecapy.worker";
@@ -31,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Execution<'a> {
     pub engine: &'a Engine,
     pub images: &'a Images,
+    pub parked: &'a Pool,
+    pub pool: &'a PgPool,
     pub task: &'a Task,
     pub choice: &'a Choice,
     pub inputs: Bytes,
@@ -38,6 +44,14 @@ pub(crate) struct Execution<'a> {
     pub worker: &'a str,
     pub runtime: Option<String>,
     pub cancelled: &'a CancellationToken,
+}
+
+/// Where the function is run.
+pub(crate) enum Start {
+    /// In a container of its own image.
+    Plain(Arc<Held>),
+    /// In one that waits with its dependencies.
+    Parked(Box<Slot>, Arc<Code>),
 }
 
 /// How it went.
@@ -53,7 +67,47 @@ pub(crate) fn container_name(id: TaskId) -> String {
 
 impl Execution<'_> {
     /// Runs the container to its end. Dropping the future is a cancel, and the container is removed.
-    pub(crate) async fn run(&self, mut image: Arc<Held>) -> Result<Ran, Problem> {
+    pub(crate) async fn run(&self, start: Start) -> Result<Ran, Problem> {
+        let image = match start {
+            Start::Plain(image) => image,
+            Start::Parked(slot, code) => match self.run_parked(*slot, &code).await {
+                Some(outcome) => return Ok(Ran::Ended(Box::new(outcome))),
+                None => self.images.take(&self.choice.repository, self.choice.digest).await?.0,
+            },
+        };
+        metrics::started("plain");
+        self.run_plain(image).await
+    }
+
+    /// None: it was not run, or not seen to its end.
+    async fn run_parked(&self, slot: Slot, code: &Code) -> Option<RunOutcome> {
+        // Who looks at the engine sees the task; nobody waits for it.
+        tokio::spawn({
+            let (engine, pool) = (self.engine.clone(), self.pool.clone());
+            let (container, id) = (slot.parked.id().to_owned(), self.task.id());
+            let attempt = self.task.attempt;
+            async move { name_after_task(&engine, &pool, &container, id, attempt).await }
+        });
+        match slot.run(code, self.inputs.clone(), &self.limits, self.cancelled).await {
+            Ok(outcome) => {
+                metrics::started("parked");
+                Some(outcome)
+            }
+            Err(error) => {
+                let is_other_code = matches!(error, NotRun::Engine(EngineError::OtherCode { .. }));
+                tracing::warn!(
+                    error = mecapy_service::chain(&error),
+                    "a parked container did not run its task; it is run in one of its own image"
+                );
+                if is_other_code {
+                    self.parked.turn_off("a container saw other code than was laid out for it");
+                }
+                None
+            }
+        }
+    }
+
+    async fn run_plain(&self, mut image: Arc<Held>) -> Result<Ran, Problem> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut was_pulled_again = false;
@@ -121,18 +175,61 @@ impl Execution<'_> {
         }
     }
 
-    /// Who has the name? An attempt not newer than this one can't record its result any more: its container goes,
-    /// whoever started it.
     async fn newer_attempt_is_here(&self) -> Result<bool, Error> {
-        let label = format!("{TASK_LABEL}={}", self.task.id());
-        for container in self.engine.containers(&[&label]).await? {
-            let attempt =
-                container.labels.get(ATTEMPT_LABEL).and_then(|attempt| attempt.parse::<i32>().ok());
-            if attempt.is_some_and(|attempt| attempt > self.task.attempt) {
-                return Ok(true);
-            }
-            self.engine.remove_container(&container.id).await?;
+        newer_attempt_is_here(self.engine, self.pool, self.task.id(), self.task.attempt).await
+    }
+}
+
+/// Who has the task's name? An attempt not newer than this one can't record its result any more: its container
+/// goes, whoever started it.
+async fn newer_attempt_is_here(
+    engine: &Engine,
+    pool: &PgPool,
+    id: TaskId,
+    attempt: i32,
+) -> Result<bool, Error> {
+    let task = format!("{TASK_LABEL}={id}");
+    for container in engine.containers(&[&task]).await? {
+        let found = container.labels.get(ATTEMPT_LABEL).and_then(|found| found.parse::<i32>().ok());
+        if found.is_some_and(|found| found > attempt) {
+            return Ok(true);
         }
-        Ok(false)
+        engine.remove_container(&container.id).await?;
+    }
+    // One that was parked does not carry its task, only its name. The row says whether it can be newer.
+    let name = container_name(id);
+    for container in engine.containers(&[PARKED_LABEL]).await? {
+        if container.name != name {
+            continue;
+        }
+        if tasks::get(pool, id).await?.is_none_or(|task| task.attempt > attempt) {
+            return Ok(true);
+        }
+        engine.remove_container(&container.id).await?;
+    }
+    Ok(false)
+}
+
+/// Gives a parked container the name of the task that it runs.
+async fn name_after_task(
+    engine: &Engine,
+    pool: &PgPool,
+    container: &str,
+    id: TaskId,
+    attempt: i32,
+) {
+    let name = container_name(id);
+    let mut named = engine.rename_container(container, &name).await;
+    if matches!(named, Err(EngineError::NameTaken { .. }))
+        && matches!(newer_attempt_is_here(engine, pool, id, attempt).await, Ok(false))
+    {
+        named = engine.rename_container(container, &name).await;
+    }
+    match named {
+        Ok(()) | Err(EngineError::Refused { status: 404, .. }) => {}
+        Err(error) => {
+            let error = mecapy_service::chain(&error);
+            tracing::debug!(task.id = %id, error, "a parked container keeps its first name");
+        }
     }
 }

@@ -45,6 +45,12 @@ pub(crate) struct Held {
     pin: Pin,
 }
 
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Held").field(&self.pin).finish()
+    }
+}
+
 impl Held {
     /// The engine's id of the image.
     pub(crate) fn id(&self) -> &str {

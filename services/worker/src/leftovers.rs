@@ -6,6 +6,7 @@ use mecapy_engine::Engine;
 use mecapy_proto::TaskId;
 
 use crate::execution::{TASK_LABEL, WORKER_LABEL};
+use crate::pool::{PARKED_LABEL, Pool};
 use crate::running::Running;
 use crate::{Error, metric_definitions as metrics};
 
@@ -21,11 +22,11 @@ pub(crate) async fn remove_all(engine: &Engine, worker: &str) -> Result<(), Erro
     Ok(())
 }
 
-/// Removes from time to time what has this worker's name and is no task in hand.
-pub(crate) async fn watch(engine: Engine, worker: String, running: Running) {
+/// Removes from time to time what has this worker's name and is no task in hand, nor waits for one.
+pub(crate) async fn watch(engine: Engine, worker: String, running: Running, pool: Pool) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if let Err(error) = remove_strays(&engine, &worker, &running).await {
+        if let Err(error) = remove_strays(&engine, &worker, &running, &pool).await {
             tracing::warn!(
                 error = mecapy_service::chain(&error),
                 "looking for containers left behind failed"
@@ -34,10 +35,18 @@ pub(crate) async fn watch(engine: Engine, worker: String, running: Running) {
     }
 }
 
-async fn remove_strays(engine: &Engine, worker: &str, running: &Running) -> Result<(), Error> {
+async fn remove_strays(
+    engine: &Engine,
+    worker: &str,
+    running: &Running,
+    pool: &Pool,
+) -> Result<(), Error> {
     for container in engine.containers(&[&label(worker)]).await? {
         let task = container.labels.get(TASK_LABEL).and_then(|id| id.parse::<TaskId>().ok());
         if task.is_some_and(|task| running.contains(task)) {
+            continue;
+        }
+        if container.labels.get(PARKED_LABEL).is_some_and(|slot| pool.knows(slot)) {
             continue;
         }
         if engine.remove_container(&container.id).await? {

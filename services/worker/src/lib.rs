@@ -9,14 +9,22 @@
 //!    not touched.
 //! 5. No container outlives its task: it is removed at its end, when the process is told to end, by the next start
 //!    under the same name after a crash, and by whoever takes the task over on this engine.
+//! 6. A parked container has one turn. It is of an image with a PASSED scan that ran here, and runs only the code of
+//!    an image with a PASSED scan whose lower layers and configuration are the same, each verified by its digest.
+//!    The container says which code it began with; another than was laid out, and its end counts for nothing.
+//! 7. What can't be run in a parked container runs in one of its own image: slower, and with the same result.
 //!
 //! The way of a task:
 //!
 //! ```text
 //! task.dispatch ─▶ row ─▶ reasons not to run ─▶ fetch: inputs ∥ image_choice ─▶ images (cache, else pull) ─▶ claim
-//!   ─▶ execution (one hardened container) ─▶ ending (pure) ─▶ storage (S3) ─▶ report (row, usage, task.done) ─▶ KV
+//!                                                        ╰─▶ codes ─▶ pool: a container with its dependencies waits
+//!   ─▶ execution (a parked container, else one of its own) ─▶ ending (pure) ─▶ storage (S3) ─▶ report (row, usage, task.done) ─▶ KV
 //! ```
 
+mod code_layer;
+mod code_place;
+mod codes;
 mod config;
 mod dispatch;
 mod ending;
@@ -25,15 +33,21 @@ mod execution;
 mod image_cache;
 mod image_choice;
 mod images;
+mod imports;
 mod inputs;
 mod json;
 mod leftovers;
 mod local_images;
+mod machine_memory;
 mod metric_definitions;
 mod patience;
+mod pool;
+mod pool_plan;
 mod pull;
 mod report;
 mod running;
+mod shelf;
+mod slot;
 mod storage;
 mod worker;
 
@@ -47,11 +61,13 @@ use mecapy_proto::v1::TaskDispatch;
 use mecapy_service::{Condition, Context, chain};
 use tokio_util::task::TaskTracker;
 
-pub use config::{CacheOptions, Config, LimitOptions, Options};
+pub use config::{CacheOptions, Config, LimitOptions, Options, PoolOptions};
 pub use error::Error;
 
+use crate::codes::Codes;
 use crate::image_cache::Bounds;
 use crate::images::Images;
+use crate::pool::Pool;
 use crate::pull::Sources;
 use crate::running::Running;
 use crate::worker::Worker;
@@ -84,7 +100,9 @@ pub async fn run(
     tokio::spawn(watch_engine(engine.clone(), docker));
     let running = Running::default();
     tokio::spawn(running.clone().listen(backbone.live.clone()));
-    tokio::spawn(leftovers::watch(engine.clone(), name.clone(), running.clone()));
+    let pool = Pool::new(engine.clone(), config.worker.clone(), name.clone());
+    tokio::spawn(pool.clone().tend());
+    tokio::spawn(leftovers::watch(engine.clone(), name.clone(), running.clone(), pool.clone()));
 
     let slots = config.worker.slots();
     metric_definitions::slots(slots);
@@ -97,14 +115,17 @@ pub async fn run(
         objects,
         results: Arc::new(Results::new(backbone.bus.clone())),
         engine: engine.clone(),
+        codes: Codes::new(sources.clone()),
         sources,
         images,
+        parked: pool.clone(),
         running,
         afterwards: afterwards.clone(),
     };
     let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
     backbone.consume::<TaskDispatch, _>(&context, consumer, worker).await;
 
+    pool.close();
     // What was handed back is being killed now: the process must not end before it.
     leftovers::remove_all(&engine, &name).await?;
     afterwards.close();

@@ -54,3 +54,21 @@ pub(crate) fn pulled(registry: &'static str, outcome: &'static str, took: Durati
 pub(crate) fn swept(containers: usize) {
     counter!("mecapy_containers_swept_total").increment(containers as u64);
 }
+
+/// Containers that wait for a task, those that are being started, and for how many sets of dependencies.
+pub(crate) fn parked(waiting: usize, starting: usize, dependencies: usize) {
+    gauge!("mecapy_parked_containers", "state" => "waiting").set(waiting as f64);
+    gauge!("mecapy_parked_containers", "state" => "starting").set(starting as f64);
+    gauge!("mecapy_parked_dependencies").set(dependencies as f64);
+}
+
+/// A container was parked, or could not be.
+pub(crate) fn park(is_ok: bool, took: Duration) {
+    let outcome = if is_ok { "ok" } else { "error" };
+    histogram!("mecapy_park_seconds", "outcome" => outcome).record(took.as_secs_f64());
+}
+
+/// How a function was started: parked, or plain.
+pub(crate) fn started(path: &'static str) {
+    counter!("mecapy_task_starts_total", "path" => path).increment(1);
+}

@@ -18,13 +18,15 @@ use mecapy_store::{PgPool, TaskState, functions, tasks};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
+use crate::codes::Codes;
 use crate::dispatch::Dispatch;
 use crate::ending::{self, Ending};
 use crate::error::Problem;
-use crate::execution::{Execution, Ran};
+use crate::execution::{Execution, Ran, Start};
 use crate::image_choice::{self, Choice};
 use crate::images::{Held, Images};
 use crate::patience::patiently;
+use crate::pool::Pool;
 use crate::pull::Sources;
 use crate::report::Report;
 use crate::running::{InHand, Running};
@@ -44,6 +46,8 @@ pub(crate) struct Worker {
     pub engine: Engine,
     pub sources: Sources,
     pub images: Images,
+    pub codes: Codes,
+    pub parked: Pool,
     pub running: Running,
     /// What goes on after a task's end is recorded.
     pub afterwards: TaskTracker,
@@ -52,7 +56,7 @@ pub(crate) struct Worker {
 /// All that a run needs, at hand.
 struct Prepared {
     choice: Choice,
-    image: Arc<Held>,
+    start: Start,
     cache: CacheOutcome,
     inputs: Bytes,
     took: Duration,
@@ -194,12 +198,38 @@ impl Worker {
         let image = async {
             let choice =
                 image_choice::choose(&self.pool, &self.sources, function, &task.image).await?;
+            if let Some(start) = self.parked_start(&choice).await {
+                return Ok((choice, start, CacheOutcome::Hit));
+            }
             let (image, cache) = self.images.take(&choice.repository, choice.digest).await?;
-            Ok((choice, image, cache))
+            Ok((choice, Start::Plain(image), cache))
         };
-        let (inputs, (choice, image, cache)) = futures::try_join!(inputs, image)?;
+        let (inputs, (choice, start, cache)) = futures::try_join!(inputs, image)?;
         metrics::image_asked(cache);
-        Ok(Prepared { choice, image, cache, inputs, took: began.elapsed() })
+        Ok(Prepared { choice, start, cache, inputs, took: began.elapsed() })
+    }
+
+    /// A container that waits with this image's dependencies. Whether the image itself is here does not matter.
+    async fn parked_start(&self, choice: &Choice) -> Option<Start> {
+        if !self.parked.has_any() {
+            return None;
+        }
+        let code = self.codes.get(&choice.repository, choice.digest).await?;
+        let slot = self.parked.take(&code).await?;
+        Some(Start::Parked(Box::new(slot), code))
+    }
+
+    /// So that the next task with these dependencies finds a container that waits.
+    fn learn(&self, choice: &Choice, image: Arc<Held>) {
+        if !self.parked.is_on() {
+            return;
+        }
+        let (codes, parked, choice) = (self.codes.clone(), self.parked.clone(), choice.clone());
+        self.afterwards.spawn(async move {
+            if let Some(code) = codes.get(&choice.repository, choice.digest).await {
+                parked.learn(&code, image);
+            }
+        });
     }
 
     async fn run(
@@ -208,13 +238,15 @@ impl Worker {
         prepared: Prepared,
         in_hand: &InHand,
     ) -> Result<Outcome, HandlerError> {
-        let Prepared { choice, image, cache, inputs, took: fetch } = prepared;
+        let Prepared { choice, start, cache, inputs, took: fetch } = prepared;
         let span = Span::current();
         span.record("attempt", task.attempt).record("cache", cache.as_str_name());
         let limits = self.options.limits(task.timeout_ms.unsigned_abs());
         let execution = Execution {
             engine: &self.engine,
             images: &self.images,
+            parked: &self.parked,
+            pool: &self.pool,
             task,
             choice: &choice,
             inputs,
@@ -223,7 +255,10 @@ impl Worker {
             runtime: self.options.runtime.clone(),
             cancelled: &in_hand.cancelled,
         };
-        let outcome = match execution.run(image).instrument(tracing::info_span!("run")).await {
+        if let Start::Plain(image) = &start {
+            self.learn(&choice, Arc::clone(image));
+        }
+        let outcome = match execution.run(start).instrument(tracing::info_span!("run")).await {
             Ok(Ran::Ended(outcome)) => *outcome,
             Ok(Ran::Overtaken) => return self.wait_out(task).await,
             Err(Problem::Refused(failure)) => {

@@ -50,6 +50,8 @@ async fn the_cache_keeps_its_limit_and_what_is_put_out_comes_back() {
         config.registries.primary.host = host.clone();
         config.registries.fallback = None;
         config.worker.cache.max_images = 1;
+        // Parked containers would hold an image, and spare others the pull.
+        config.worker.pool.enabled = false;
     };
     let worker = world.worker_with(limited).await;
     let (one, two) = (world.function(DOUBLE).await, world.function(DOUBLE).await);

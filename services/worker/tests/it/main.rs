@@ -9,6 +9,7 @@
 
 mod attempts;
 mod images;
+mod parked;
 mod refusals;
 mod runs;
 mod world;

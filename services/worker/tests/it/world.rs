@@ -107,6 +107,7 @@ impl World {
         config.registries.fallback = Some(registry_options(infra.fallback()));
         config.docker.host = std::env::var("DOCKER_HOST").ok();
         config.worker.slots = Some(4);
+        config.worker.pool.directory = std::env::temp_dir().join("mecapy-worker-tests");
         config.worker.limits.memory_mib = 256;
         config.worker.limits.cpus = 1.0;
 
@@ -253,12 +254,34 @@ impl World {
             self.look(id).await.filter(|task| task.state.is_final())
         })
         .await;
-        assert!(!container_exists(id), "the container of task {id} is still there");
+        // One that was parked goes beside what comes after.
+        eventually("the task's container is gone", LONG, async || {
+            (!container_exists(id)).then_some(())
+        })
+        .await;
         task
     }
 
     pub async fn look(&self, id: TaskId) -> Option<Task> {
         tasks::get(&self.pool, id).await.unwrap()
+    }
+
+    /// A worker whose next tasks with the dependencies of all tests' functions run in containers that wait.
+    pub async fn worker_with_parked(&self, change: impl FnOnce(&mut Config)) -> Running {
+        let worker = self.worker_with(change).await;
+        let first = self.function(DOUBLE).await;
+        let task = self.run(&self.task(first.id, r#"{"n": 1}"#)).await;
+        assert_eq!(task.state, mecapy_store::TaskState::Succeeded, "{task:?}");
+        self.until_one_waits(&worker).await;
+        worker
+    }
+
+    /// Waits until a container of this worker waits for a task.
+    pub async fn until_one_waits(&self, worker: &Running) {
+        eventually("a container is parked", LONG, async || {
+            (!parked_of(&worker.name).trim().is_empty()).then_some(())
+        })
+        .await;
     }
 
     /// Waits until a container of the task is there.
@@ -475,4 +498,16 @@ pub fn container_exists(id: TaskId) -> bool {
 
 pub fn containers_of(worker: &str) -> String {
     docker(&["ps", "--all", "--quiet", "--filter", &format!("label=org.mecapy.worker={worker}")])
+}
+
+/// Containers of a worker that wait for a task, or have been waiting and run one.
+pub fn parked_of(worker: &str) -> String {
+    let worker = format!("label=org.mecapy.worker={worker}");
+    docker(&["ps", "--quiet", "--filter", &worker, "--filter", "label=org.mecapy.parked"])
+}
+
+/// Containers can be parked only by root: a file of another user is not what the image has.
+pub fn may_park() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }

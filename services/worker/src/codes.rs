@@ -1,0 +1,120 @@
+//! Functions' code, read from the registries and kept: the newest used, within a number of bytes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use mecapy_registry::{Digest, Error as RegistryError, Registry};
+
+use crate::code_layer::{self, Code, LAYER_LIMIT, Unsuitable};
+use crate::pull::Sources;
+
+/// For a few kB from one registry. Without them a task runs all the same, only later.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How long no registry is asked after none answered.
+const QUIET: Duration = Duration::from_secs(30);
+const MAX_CONFIG: u64 = 1 << 20;
+const MAX_BYTES: usize = 64 << 20;
+/// What an entry costs beside its code.
+const ENTRY_BYTES: usize = 512;
+
+/// A handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Codes(Arc<Inner>);
+
+struct Inner {
+    sources: Sources,
+    kept: Mutex<Kept>,
+    quiet_until: Mutex<Option<Instant>>,
+}
+
+struct Kept {
+    /// None: an image whose function runs in its own containers only.
+    entries: LruCache<Digest, Option<Arc<Code>>>,
+    bytes: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotRead {
+    #[error(transparent)]
+    Unsuitable(#[from] Unsuitable),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("it did not answer within {LIMIT:?}")]
+    Slow,
+}
+
+impl Codes {
+    pub(crate) fn new(sources: Sources) -> Self {
+        let kept = Kept { entries: LruCache::unbounded(), bytes: 0 };
+        Self(Arc::new(Inner { sources, kept: Mutex::new(kept), quiet_until: Mutex::default() }))
+    }
+
+    /// The code of an image. None: it can't be had now, or the image is not one that can be taken apart.
+    pub(crate) async fn get(&self, repository: &str, digest: Digest) -> Option<Arc<Code>> {
+        if let Some(known) = self.kept().entries.get(&digest) {
+            return known.clone();
+        }
+        if self.quiet_until().is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let Sources { primary, fallback, .. } = &self.0.sources;
+        for registry in std::iter::once(primary).chain(fallback) {
+            match read(registry, repository, digest).await {
+                Ok(code) => {
+                    let code = Some(Arc::new(code));
+                    self.keep(digest, code.clone());
+                    return code;
+                }
+                Err(NotRead::Unsuitable(reason)) => {
+                    tracing::info!(repository, %digest, %reason, "an image's function is never run ahead of time");
+                    self.keep(digest, None);
+                    return None;
+                }
+                Err(error) => {
+                    let error = mecapy_service::chain(&error);
+                    tracing::warn!(repository, %digest, registry = registry.host(), error, "a function's code could not be read");
+                }
+            }
+        }
+        *self.quiet_until() = Some(Instant::now() + QUIET);
+        None
+    }
+
+    fn keep(&self, digest: Digest, code: Option<Arc<Code>>) {
+        let size = |code: &Option<Arc<Code>>| {
+            ENTRY_BYTES + code.as_ref().map_or(0, |code| code.bytes.len())
+        };
+        let mut kept = self.kept();
+        kept.bytes += size(&code);
+        if let Some((_, replaced)) = kept.entries.push(digest, code) {
+            kept.bytes -= size(&replaced);
+        }
+        while kept.bytes > MAX_BYTES
+            && let Some((_, oldest)) = kept.entries.pop_lru()
+        {
+            kept.bytes -= size(&oldest);
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quiet_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.quiet_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn read(registry: &Registry, repository: &str, digest: Digest) -> Result<Code, NotRead> {
+    let read = async {
+        let manifest = registry.manifest(repository, &digest.to_string()).await?;
+        let (config, layer) = code_layer::blobs(&manifest)?;
+        let (config, layer) = futures::try_join!(
+            registry.blob_bytes(repository, &config, MAX_CONFIG),
+            registry.blob_bytes(repository, &layer, LAYER_LIMIT),
+        )?;
+        Ok(code_layer::read(&config, &layer)?)
+    };
+    tokio::time::timeout(LIMIT, read).await.unwrap_or(Err(NotRead::Slow))
+}

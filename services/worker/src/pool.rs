@@ -1,0 +1,327 @@
+//! The parked containers of this worker: taken, replaced, and put out when nobody wants them.
+//!
+//! A container waits for any function with the same dependencies ([`PoolKey`]). It is made of the image of one of
+//! them that has run here, so nothing is run that was not scanned; that one's own code lies below the mounted file,
+//! out of reach without privileges that no function has.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mecapy_engine::{Engine, Error as EngineError, ReadOnlyFile, RunRequest};
+use tokio::sync::{Notify, oneshot};
+
+use crate::code_layer::{CODE_PATH, Code, PoolKey};
+use crate::code_place::{self, CodePlace};
+use crate::config::Options;
+use crate::execution::WORKER_LABEL;
+use crate::images::Held;
+use crate::machine_memory;
+use crate::metric_definitions as metrics;
+use crate::pool_plan::{Bounds, Demand, plan};
+use crate::shelf::Shelf;
+use crate::slot::{Name, Names, Slot};
+
+/// On every parked container; the value is the slot's name.
+pub(crate) const PARKED_LABEL: &str = "org.mecapy.parked";
+
+/// Demand changes with time as well.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A container that is being started is worth waiting for: a new one would take longer.
+const WAIT_FOR_A_START: Duration = Duration::from_secs(2);
+/// How many are started at once: more of them would take the cores from tasks that run.
+const STARTS_AT_ONCE: usize = 2;
+
+/// A handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Inner>);
+
+/// A container that is to be started.
+struct Start {
+    key: PoolKey,
+    image: Arc<Held>,
+    imports: Vec<String>,
+}
+
+struct Inner {
+    engine: Engine,
+    options: Options,
+    worker: String,
+    /// None: nothing is parked by this worker.
+    root: Option<PathBuf>,
+    is_off: AtomicBool,
+    made: AtomicU64,
+    names: Names,
+    began: Instant,
+    shelves: Mutex<HashMap<PoolKey, Shelf>>,
+    changed: Notify,
+}
+
+impl Pool {
+    /// Begins with nothing parked. A folder that can't be used is told, and leaves the pool off.
+    pub(crate) fn new(engine: Engine, options: Options, worker: String) -> Self {
+        let root = options.pool.enabled.then(|| {
+            code_place::prepare_root(&options.pool.directory, &worker)
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        directory = %options.pool.directory.display(), %error,
+                        "no containers are parked: set worker.pool.directory to a folder that can be written to"
+                    );
+                })
+                .ok()
+        });
+        Self(Arc::new(Inner {
+            engine,
+            options,
+            worker,
+            root: root.flatten(),
+            is_off: AtomicBool::new(false),
+            made: AtomicU64::new(0),
+            names: Names::default(),
+            began: Instant::now(),
+            shelves: Mutex::default(),
+            changed: Notify::new(),
+        }))
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.root.is_some() && !self.0.is_off.load(Ordering::Relaxed)
+    }
+
+    /// Whether a container may be waiting for anybody at all.
+    pub(crate) fn has_any(&self) -> bool {
+        self.is_on() && !self.shelves().is_empty()
+    }
+
+    /// Whether this slot is known here: it waits, or it has its turn.
+    pub(crate) fn knows(&self, slot: &str) -> bool {
+        self.0.names.contain(slot)
+    }
+
+    /// A container for this code, if one waits or is about to.
+    pub(crate) async fn take(&self, code: &Code) -> Option<Slot> {
+        if !self.is_on() {
+            return None;
+        }
+        let coming = {
+            let mut shelves = self.shelves();
+            let shelf = shelves.get_mut(&code.key)?;
+            shelf.ask(self.now(), &code.imports);
+            match shelf.take() {
+                Some(slot) => Ok(slot),
+                None => Err(shelf.wait_for_a_start()),
+            }
+        };
+        self.0.changed.notify_one();
+        match coming {
+            Ok(slot) => Some(slot),
+            Err(coming) => tokio::time::timeout(WAIT_FOR_A_START, coming?).await.ok()?.ok(),
+        }
+    }
+
+    /// Learns that functions with these dependencies run here, and that `image` is one of them.
+    pub(crate) fn learn(&self, code: &Code, image: Arc<Held>) {
+        if !self.is_on() {
+            return;
+        }
+        let now = self.now();
+        let mut shelves = self.shelves();
+        let shelf = shelves.entry(code.key).or_insert_with(|| Shelf::new(image));
+        shelf.ask(now, &code.imports);
+        drop(shelves);
+        self.0.changed.notify_one();
+    }
+
+    /// No container is parked any more by this process.
+    pub(crate) fn turn_off(&self, reason: &str) {
+        if !self.0.is_off.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                reason,
+                directory = %self.0.options.pool.directory.display(),
+                "no containers are parked any more; tasks run in containers of their own image"
+            );
+        }
+        self.shelves().clear();
+        self.0.changed.notify_one();
+    }
+
+    /// Removes what waits: the process ends.
+    pub(crate) fn close(&self) {
+        self.0.is_off.store(true, Ordering::Relaxed);
+        self.shelves().clear();
+    }
+
+    /// Sees to it, for as long as the process runs, that as many wait as should.
+    pub(crate) async fn tend(self) {
+        loop {
+            let _ = tokio::time::timeout(LOOK_EVERY, self.0.changed.notified()).await;
+            if !self.is_on() {
+                continue;
+            }
+            let (starts, surplus) = self.decide();
+            drop(surplus);
+            for start in starts {
+                tokio::spawn(self.clone().start(start));
+            }
+        }
+    }
+
+    /// What is to be started, and what has to go.
+    fn decide(&self) -> (Vec<Start>, Vec<Slot>) {
+        let now = self.now();
+        let mut shelves = self.shelves();
+        let bounds = self.bounds(shelves.values().map(Shelf::bytes).sum());
+        let mut surplus: Vec<Slot> = shelves.values_mut().flat_map(Shelf::take_dead).collect();
+        let keys: Vec<PoolKey> = shelves.keys().copied().collect();
+        let demands: Vec<Demand> = keys.iter().map(|key| shelves[key].demand(now)).collect();
+        let mut free = STARTS_AT_ONCE
+            .saturating_sub(shelves.values().map(|shelf| shelf.starting).sum::<usize>());
+        let mut starts = Vec::new();
+        for ((key, wanted), demand) in keys.iter().zip(plan(&demands, &bounds)).zip(&demands) {
+            let Some(shelf) = shelves.get_mut(key) else { continue };
+            surplus.extend(shelf.take_over(wanted));
+            if wanted == 0 && shelf.starting == 0 && demand.idle >= bounds.idle {
+                shelves.remove(key);
+                continue;
+            }
+            while shelf.may_start(wanted, now) && free > 0 {
+                free -= 1;
+                shelf.starting += 1;
+                let imports =
+                    if self.0.options.pool.imports { shelf.imports() } else { Vec::new() };
+                starts.push(Start { key: *key, image: Arc::clone(&shelf.image), imports });
+            }
+        }
+        let waiting = shelves.values().map(Shelf::waiting).sum();
+        let starting = shelves.values().map(|shelf| shelf.starting).sum();
+        metrics::parked(waiting, starting, shelves.len());
+        (starts, surplus)
+    }
+
+    /// The configured limits, and less when the machine is short of memory. `held` is what waits now.
+    fn bounds(&self, held: u64) -> Bounds {
+        let options = &self.0.options.pool;
+        let spare = machine_memory::available().map_or(u64::MAX, |available| {
+            available.saturating_sub(options.leave_free_mib << 20).saturating_add(held)
+        });
+        Bounds {
+            containers: options.max_containers,
+            per_dependencies: options.max_per_dependencies,
+            bytes: (options.memory_mib << 20).min(spare),
+            idle: Duration::from_secs(options.idle_seconds),
+        }
+    }
+
+    async fn start(self, start: Start) {
+        let Start { key, image, imports } = start;
+        let began = Instant::now();
+        let made = self.make(&image, &imports).await;
+        let measured = match &made {
+            Ok(slot) => self.0.engine.memory_of(slot.parked.id()).await,
+            Err(_) => None,
+        };
+        metrics::park(made.is_ok(), began.elapsed());
+        let now = self.now();
+        let mut shelves = self.shelves();
+        // It may have been put out meanwhile; then so is this.
+        let Some(shelf) = shelves.get_mut(&key).filter(|_| self.is_on()) else { return };
+        shelf.starting -= 1;
+        match made {
+            Ok(slot) => shelf.put(slot, measured),
+            Err(reason) => {
+                let gone = matches!(reason, NotMade::Engine(EngineError::ImageNotFound { .. }));
+                shelf.failed(now, !imports.is_empty());
+                if gone {
+                    image.is_gone();
+                    shelves.remove(&key);
+                }
+                drop(shelves);
+                tracing::warn!(
+                    error = mecapy_service::chain(&reason),
+                    "a container could not be parked"
+                );
+                if let Some(reason) = reason.is_for_good() {
+                    self.turn_off(reason);
+                }
+            }
+        }
+        self.0.changed.notify_one();
+    }
+
+    async fn make(&self, image: &Arc<Held>, imports: &[String]) -> Result<Slot, NotMade> {
+        let root = self.0.root.as_ref().ok_or(NotMade::Off)?;
+        let name = self.name();
+        let mark = format!("# {} of {}", name.text, root.display());
+        let place = CodePlace::make(root, &name.text, &mark)?;
+        let request = RunRequest {
+            image: image.id().to_owned(),
+            name: name.text.clone(),
+            labels: [
+                (WORKER_LABEL.to_owned(), self.0.worker.clone()),
+                (PARKED_LABEL.to_owned(), name.text.clone()),
+            ]
+            .into(),
+            limits: self.0.options.limits(0),
+            runtime: self.0.options.runtime.clone(),
+            file: Some(ReadOnlyFile { host: place.path(), container: CODE_PATH.to_owned() }),
+            ..RunRequest::default()
+        };
+        let parked = self.0.engine.park(request, imports).await?;
+        if parked.words() != place.expected_words() {
+            return Err(NotMade::NotSeen(parked.words().to_owned()));
+        }
+        Ok(Slot { parked, place, image: Arc::clone(image), name })
+    }
+
+    fn name(&self) -> Name {
+        let number = self.0.made.fetch_add(1, Ordering::Relaxed);
+        let folder = self.0.root.as_ref().and_then(|root| root.file_name());
+        let worker = folder.map(|name| name.to_string_lossy()).unwrap_or_default();
+        self.0.names.take(format!("mecapy-park-{worker}-{number}"))
+    }
+
+    fn now(&self) -> f64 {
+        self.0.began.elapsed().as_secs_f64()
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, HashMap<PoolKey, Shelf>> {
+        self.0.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotMade {
+    #[error("the pool is off")]
+    Off,
+    #[error("the place of its code can't be made")]
+    Place(#[from] std::io::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the container does not see the file of its code as root's: it says `{0}`")]
+    NotSeen(String),
+}
+
+impl NotMade {
+    /// No later try can go better: what to do about it.
+    fn is_for_good(&self) -> Option<&'static str> {
+        match self {
+            Self::NotSeen(_) => Some(
+                "worker.pool.directory must be the same folder for the Docker Engine and for this worker, and the \
+                 worker must be root in it",
+            ),
+            // The engine does not find the folder that is to be mounted.
+            Self::Engine(EngineError::Refused { status: 400, .. }) => Some(
+                "the Docker Engine does not see worker.pool.directory: mount a folder of its host into the worker, \
+                 under the same path",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// What a task waits with for a container that is being started.
+pub(crate) type Coming = oneshot::Receiver<Slot>;
+/// And how it gets it.
+pub(crate) type Claims = VecDeque<oneshot::Sender<Slot>>;

@@ -1,0 +1,80 @@
+//! One parked container of the pool, with the file that stands for its code.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use mecapy_engine::{Error as EngineError, Limits, Parked, RunOutcome, Turn};
+use tokio_util::sync::CancellationToken;
+
+use crate::code_layer::Code;
+use crate::code_place::CodePlace;
+use crate::images::Held;
+
+/// A container that waits for its one task. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    // In this order: the container goes before the file that it sees.
+    pub parked: Parked,
+    pub place: CodePlace,
+    /// Its image stays as long as it runs.
+    pub image: Arc<Held>,
+    pub name: Name,
+}
+
+/// A slot's name, known as long as this lives, so that no sweep takes it for a stray.
+#[derive(Debug)]
+pub(crate) struct Name {
+    pub text: String,
+    names: Names,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names(Arc<Mutex<HashSet<String>>>);
+
+impl Names {
+    pub(crate) fn take(&self, text: String) -> Name {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone());
+        Name { text, names: self.clone() }
+    }
+
+    pub(crate) fn contain(&self, text: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(text)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.names.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.text);
+    }
+}
+
+/// Why a slot did not run a function.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotRun {
+    #[error("its code could not be laid out")]
+    Code(#[from] std::io::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Slot {
+    /// Runs a function, whose dependencies are this slot's. On an error it was not run, or not seen to its end.
+    pub(crate) async fn run(
+        self,
+        code: &Code,
+        inputs: Bytes,
+        limits: &Limits,
+        cancel: &CancellationToken,
+    ) -> Result<RunOutcome, NotRun> {
+        let Self { parked, place, image: _image, name: _name } = self;
+        let began = Instant::now();
+        place.fill(code)?;
+        let laid_out = began.elapsed();
+        let turn = Turn { inputs, timeout: limits.timeout, code_sha256: code.sha256() };
+        let mut outcome = parked.run(turn, cancel).await?;
+        outcome.timings.start = laid_out;
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,318 @@
+//! Containers that wait for a task: what a function sees in one, and what it can't do there either.
+
+use std::process::{Command, Stdio};
+
+use mecapy_proto::v1::{TaskCancel, TaskDispatch};
+use mecapy_store::{TaskState, tasks};
+use mecapy_testkit::eventually;
+use prost::Message as _;
+use serde_json::Value;
+
+use crate::world::{
+    DOUBLE, LONG, Running, SLEEP, World, code, containers_of, docker, may_park, parked_of, primary,
+};
+
+/// Whether it runs in a container that waited: only there, its code is a mounted file.
+const IS_PARKED: &str = r#"
+import json
+mounts = open("/proc/self/mounts").read()
+json.dump("/app/user_function.py" in mounts, open("/output.json", "w"))
+"#;
+
+/// All that a function can see of where it is, on stdout.
+const LOOK_AROUND: &str = r#"
+import json, os, sys, hashlib, inspect, signal, stat, locale
+
+def tree(root):
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in SKIPPED]
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            found = os.lstat(path)
+            is_file = stat.S_ISREG(found.st_mode)
+            content = None
+            if is_file and path not in OF_EACH_CONTAINER:
+                content = [found.st_size, int(found.st_mtime)]
+            if folder == "/app":
+                content.append(open(path).read())
+            yield [path, oct(found.st_mode), found.st_uid, found.st_gid, content]
+
+def by_folder():
+    found = {}
+    for entry in sorted(tree("/")):
+        found.setdefault("/".join(entry[0].split("/")[:3]), hashlib.sha256()).update(repr(entry).encode())
+    return {folder: digest.hexdigest() for folder, digest in found.items()}
+
+OF_EACH_CONTAINER = ("/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+SKIPPED = ("/proc", "/sys", "/dev", "/tmp")
+mask = os.umask(0)
+os.umask(mask)
+print(json.dumps({
+    "tree": by_folder(),
+    "app": [entry for entry in tree("/app")],
+    "argv": [sys.argv, sys.orig_argv, open("/proc/self/cmdline").read()],
+    "main": [__name__, __file__, __doc__, sorted(globals())],
+    "path": [os.getcwd(), sys.path, sys.executable, sys.prefix, str(sys.flags)],
+    "environment": {k: v for k, v in os.environ.items() if k != "HOSTNAME"},
+    "modules": sorted(sys.modules),
+    "source": inspect.getsource(sys.modules["__main__"])[:40],
+    "frames": len(inspect.stack()),
+    "who": [os.getuid(), os.getgid(), os.getgroups(), mask],
+    "files": sorted(os.listdir("/proc/self/fd")),
+    "stdin": sys.stdin.read(),
+    "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+    "locale": locale.setlocale(locale.LC_ALL),
+    "threads": len(os.listdir("/proc/self/task")),
+    "writable": [os.access(path, os.W_OK) for path in ("/", "/app", "/app/user_function.py")],
+    "capabilities": [l for l in open("/proc/self/status") if l.startswith(("Cap", "NoNew", "Secc"))],
+}, indent=1))
+open("/output.json", "w").write("1")
+"#;
+
+fn without_root() -> bool {
+    if !may_park() {
+        eprintln!("not tested: containers can be parked by root only");
+    }
+    !may_park()
+}
+
+/// Runs it once more, where a container waits.
+async fn run_parked(world: &World, worker: &Running, dispatch: &TaskDispatch) -> tasks::Task {
+    world.until_one_waits(worker).await;
+    world.run(dispatch).await
+}
+
+async fn result(world: &World, task: &tasks::Task) -> String {
+    let key = task.result_key.as_ref().unwrap_or_else(|| panic!("{task:?}"));
+    String::from_utf8(world.object(key).await.unwrap().to_vec()).unwrap()
+}
+
+async fn stdout(world: &World, task: &tasks::Task) -> Value {
+    let text = world.object(&format!("tasks/{}/1/stdout.log", task.id())).await.unwrap();
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{error}: {text:?} {task:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_never_seen_runs_where_its_dependencies_wait_and_each_container_once() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let before = parked_of(&worker.name);
+    let one = world.function(IS_PARKED).await;
+    let first = world.run(&world.task(one.id, "{}")).await;
+    assert_eq!((first.state, first.cache.as_deref()), (TaskState::Succeeded, Some("HIT")));
+    assert_eq!(first.digest, Some(one.digest.to_string()));
+    assert_eq!(result(&world, &first).await, "true");
+    let host = primary().await.host;
+    assert!(
+        !world.is_here(&format!("{host}/{}@{}", one.repository, one.digest)),
+        "its image was pulled although only its code was needed"
+    );
+
+    // Another's file in /tmp would be seen by who came after.
+    let trace = world
+        .function(
+            "import os, json\njson.dump(os.listdir('/tmp'), open('/output.json', 'w'))\nopen('/tmp/trace', 'w')\n",
+        )
+        .await;
+    for _ in 0..3 {
+        let task = run_parked(&world, &worker, &world.task(trace.id, "{}")).await;
+        assert!(!result(&world, &task).await.contains("trace"));
+    }
+    eventually("used containers are gone", LONG, async || {
+        let now = parked_of(&worker.name);
+        before.lines().all(|id| !now.contains(id)).then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_sees_the_same_in_a_parked_container_in_its_own_and_with_docker_run() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let function = world.function(LOOK_AROUND).await;
+    let plain = world.worker_with(|config| config.worker.pool.enabled = false).await;
+    let task = world.run(&world.task(function.id, "{}")).await;
+    let in_its_own = stdout(&world, &task).await;
+    plain.stop().await;
+
+    let worker = world.worker_with_parked(|_| ()).await;
+    let parked =
+        stdout(&world, &run_parked(&world, &worker, &world.task(function.id, "{}")).await).await;
+    // Now with its imports done ahead: after as many tasks of its own as are compared.
+    for _ in 0..9 {
+        run_parked(&world, &worker, &world.task(function.id, "{}")).await;
+    }
+    let ahead =
+        stdout(&world, &run_parked(&world, &worker, &world.task(function.id, "{}")).await).await;
+
+    let host = primary().await.host;
+    let image = format!("{host}/{}@{}", function.repository, function.digest);
+    let run = Command::new("docker")
+        .args(["run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777"])
+        .args(["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--init", &image])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let docker_run: Value = serde_json::from_slice(&run.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&run.stderr)));
+    for (name, seen) in
+        [("parked", &parked), ("imports ahead", &ahead), ("docker run", &docker_run)]
+    {
+        let in_its_own = in_its_own.as_object().unwrap();
+        let differing: Vec<_> = in_its_own
+            .iter()
+            .filter(|(key, expected)| seen[key] != **expected && *key != "tree")
+            .map(|(key, expected)| format!("{key}: {expected} but {name}: {}", seen[key]))
+            .collect();
+        assert!(differing.is_empty(), "{differing:#?}");
+        let tree = in_its_own["tree"].as_object().unwrap();
+        let differing: Vec<_> =
+            tree.iter().filter(|(path, hash)| seen["tree"][path] != **hash).collect();
+        assert!(differing.is_empty(), "{name}: {differing:?}");
+        assert_eq!(seen["tree"].as_object().unwrap().len(), tree.len(), "{name}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_fail_is_told_apart_in_a_parked_container_too() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let function = world
+        .function(
+            "import json\nassert '/app/user_function.py' in open('/proc/self/mounts').read()\nexec(json.load(open('/inputs.json')))\n",
+        )
+        .await;
+    let run = async |code: &str, timeout_ms: u64| {
+        let inputs = serde_json::to_string(code).unwrap();
+        let dispatch = TaskDispatch { timeout_ms, ..world.task(function.id, &inputs) };
+        run_parked(&world, &worker, &dispatch).await
+    };
+    for (source, state, exit_code, expected) in [
+        ("1 / 0", TaskState::Failed, Some(1), "function-failed"),
+        ("raise SystemExit(137)", TaskState::Failed, Some(137), "function-failed"),
+        ("import os; os.kill(os.getpid(), 11)", TaskState::Failed, Some(139), "function-failed"),
+        ("import os; os.kill(os.getpid(), 9)", TaskState::Failed, Some(137), "function-failed"),
+        ("held = bytearray(1 << 30)", TaskState::Oom, None, "task-out-of-memory"),
+        (
+            "f = open('/tmp/x', 'wb')\nwhile True: f.write(b'x' * (1 << 20))",
+            TaskState::Oom,
+            None,
+            "task-out-of-memory",
+        ),
+        ("pass", TaskState::Failed, Some(0), "output-missing"),
+        ("open('/output.json', 'w').write('{')", TaskState::Failed, Some(0), "output-invalid"),
+        (
+            "import os; os.symlink('/etc/passwd', '/tmp/output.json')",
+            TaskState::Failed,
+            Some(0),
+            "output-invalid",
+        ),
+        ("import os; os.mkfifo('/tmp/output.json')", TaskState::Failed, Some(0), "output-invalid"),
+        (
+            "open('/output.json', 'w').write(' ' * (11 << 20))",
+            TaskState::Failed,
+            Some(0),
+            "output-too-large",
+        ),
+    ] {
+        let task = run(source, 0).await;
+        assert_eq!(
+            (task.state, task.exit_code, code(&task).as_deref()),
+            (state, exit_code, Some(expected)),
+            "{source}: {task:?}"
+        );
+    }
+    let failed = run("1 / 0", 0).await.failure().unwrap();
+    assert!(failed.message.ends_with("ZeroDivisionError: division by zero"), "{failed:?}");
+    assert!(!failed.log.join("\n").contains("park"), "{failed:?}");
+
+    let late = run("import time; print('before', flush=True); time.sleep(600)", 3_000).await;
+    assert_eq!((late.state, code(&late).as_deref()), (TaskState::TimedOut, Some("task-timed-out")));
+    let said = world.object(&format!("tasks/{}/1/stdout.log", late.id())).await.unwrap();
+    assert_eq!(said, "before\n");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_in_a_parked_container_has_its_name_and_is_cancelled_at_a_word() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let function = world.function(SLEEP).await;
+    let id = world.send(&world.task(function.id, r#"{"s": 600}"#)).await;
+    world.until_it_runs(id).await;
+    let label = docker(&[
+        "inspect",
+        "--format",
+        "{{index .Config.Labels \"org.mecapy.parked\"}}",
+        &format!("mecapy-task-{id}"),
+    ]);
+    assert!(label.starts_with("mecapy-park-"), "{label}");
+    let mut conn = world.pool.acquire().await.unwrap();
+    assert_eq!(tasks::cancel(&mut conn, id).await.unwrap(), Some(TaskState::Running));
+    let began = std::time::Instant::now();
+    world.publish("task.cancel", TaskCancel { task_id: id.to_string() }.encode_to_vec()).await;
+    let task = world.end(id).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Cancelled, 1));
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_and_dies_is_passed_over_and_replaced() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let function = world.function(IS_PARKED).await;
+    for id in parked_of(&worker.name).lines() {
+        docker(&["kill", id]);
+    }
+    let task = world.run(&world.task(function.id, "{}")).await;
+    assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    let again = run_parked(&world, &worker, &world.task(function.id, "{}")).await;
+    assert_eq!(result(&world, &again).await, "true");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_goes_when_nobody_asks_for_it_any_more() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|config| config.worker.pool.idle_seconds = 3).await;
+    eventually("nothing waits any more", LONG, async || {
+        containers_of(&worker.name).is_empty().then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_used_leaves_the_plain_path() {
+    let world = World::start().await;
+    let function = world.function(DOUBLE).await;
+    // Nobody can make a folder there.
+    let worker =
+        world.worker_with(|config| config.worker.pool.directory = "/proc/self/task".into()).await;
+    for n in 0..3 {
+        let task = world.run(&world.task(function.id, &format!("{{\"n\": {n}}}"))).await;
+        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    }
+    assert_eq!(parked_of(&worker.name), "");
+    worker.stop().await;
+}
