@@ -94,7 +94,7 @@ impl Handler<CleanupRequested> for OneImage {
         Ok(Outcome::commit(move |conn| {
             Box::pin(async move {
                 let ended = Ended { freed_bytes: freed, ..Ended::default() };
-                cleanup_runs::finish(conn, &run.id, run.fence, &ended).await?;
+                cleanup_runs::finish(conn, &run.id, &ended).await?;
                 Ok(Outgoing::none())
             })
         }))

@@ -166,20 +166,15 @@ pub struct Ended {
     pub report_key: String,
 }
 
-/// The end of a run. False: it had ended, or is another's by now; nothing changed.
-pub async fn finish(
-    conn: &mut PgConnection,
-    run: &str,
-    fence: i32,
-    ended: &Ended,
-) -> Result<bool, Error> {
+/// The end of a run. False: it had ended, nothing changed. Whoever comes this far has found nothing left that is
+/// planned, so it does not matter whose the run is by now.
+pub async fn finish(conn: &mut PgConnection, run: &str, ended: &Ended) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update cleanup_runs set state = 'done', freed_bytes = $3, storage_bytes = $4, days_until_limit = $5,
-             report_key = $6, problem = '', ended_at = now()
-         where id = $1 and fence = $2 and state = 'applying'",
+        "update cleanup_runs set state = 'done', freed_bytes = $2, storage_bytes = $3, days_until_limit = $4,
+             report_key = $5, problem = '', ended_at = now()
+         where id = $1 and state = 'applying'",
     )
     .bind(run)
-    .bind(fence)
     .bind(ended.freed_bytes)
     .bind(ended.storage_bytes)
     .bind(ended.days_until_limit)

@@ -106,19 +106,24 @@ impl Counts {
 }
 
 impl Report {
+    /// A run that stopped itself deleted nothing, whatever its report says that it would have.
     pub fn done(&self, report_key: &str) -> CleanupDone {
-        CleanupDone {
+        let mut done = CleanupDone {
             run_id: self.run_id.clone(),
             dry_run: self.dry_run,
-            deleted_by_policy: self.deleted_by_policy.clone().into_iter().collect(),
-            freed_bytes: self.freed_bytes,
             storage_used_bytes: self.storage_used_bytes,
             days_until_limit: self.forecast.and_then(|forecast| forecast.days),
-            images_deleted: self.images_deleted,
             images_skipped: self.images_skipped,
             report_key: report_key.to_owned(),
             stopped: self.stopped.clone(),
+            ..CleanupDone::default()
+        };
+        if self.dry_run || self.stopped.is_empty() {
+            done.deleted_by_policy = self.deleted_by_policy.clone().into_iter().collect();
+            done.freed_bytes = self.freed_bytes;
+            done.images_deleted = self.images_deleted;
         }
+        done
     }
 
     pub fn text(&self) -> String {

@@ -234,7 +234,7 @@ impl Janitor {
         };
         Ok(Outcome::commit(move |conn| {
             Box::pin(async move {
-                let is_ended = cleanup_runs::finish(conn, &run.id, run.fence, &ended).await?;
+                let is_ended = cleanup_runs::finish(conn, &run.id, &ended).await?;
                 Ok(if is_ended { Outgoing::event(&done) } else { Outgoing::none() })
             })
         }))
@@ -272,7 +272,7 @@ impl Janitor {
         self.undo(&run, &items).await?;
         Ok(Outcome::commit(move |conn| {
             Box::pin(async move {
-                cleanup_runs::finish(conn, &run.id, run.fence, &Ended::default()).await?;
+                cleanup_runs::finish(conn, &run.id, &Ended::default()).await?;
                 Ok(Outgoing::none())
             })
         }))

@@ -273,10 +273,8 @@ impl Scope<'_> {
         match self.protection(id) {
             Some(rule) => {
                 decided.push(Own::Kept, rule, 0);
-                // A task may name it by a tag, and whoever put it back wants it as it was.
-                if !matches!(rule, Rule::Current | Rule::Base) {
-                    removed_tags.clear();
-                }
+                // A task may name it by any tag, and whoever put it back wants it as it was.
+                removed_tags.clear();
             }
             None => decided.push(own, rule, detail),
         }
@@ -355,7 +353,6 @@ impl Scope<'_> {
             needs |= Need::Base.bit();
         }
         let is = |need: Need| needs & need.bit() != 0;
-        // Those first that keep its tags as well.
         let reasons = [
             (is(Need::Task), Rule::Task),
             (is(Need::Build), Rule::Build),
