@@ -2,14 +2,17 @@
 //! `target/bench/<name>.json`.
 
 mod bus;
+mod cleanup;
 mod idle;
 mod memory;
 mod mirror_again;
 mod mirror_first;
 mod mirror_world;
 mod pipeline;
+mod plan_1m;
 mod publish;
 mod report;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,13 @@ enum Name {
     Publish,
     /// The most memory of a mirror that copies a blob of 2 GB
     Memory,
+    /// Inventory, plan and apply of a registry's cleanup, beside skopeo
+    Cleanup,
+    /// The cleanup's plan over a million images
+    #[value(name = "plan-1m")]
+    Plan1m,
+    /// The most used images of a week, out of fifty million tasks
+    Usage,
 }
 
 #[tokio::main]
@@ -55,6 +65,9 @@ async fn main() -> ExitCode {
             Name::MirrorAgain => mirror_again::measure().await,
             Name::Publish => publish::measure().await,
             Name::Memory => memory::measure().await,
+            Name::Cleanup => cleanup::measure().await,
+            Name::Plan1m => plan_1m::measure().await,
+            Name::Usage => usage::measure().await,
         };
         if let Err(error) = measured.and_then(|report: Report| report.finish()) {
             eprintln!("{name:?}: {error:#}");
