@@ -10,6 +10,9 @@ use crate::progress::Meter;
 use crate::uploads::{Session, Start};
 use crate::{Descriptor, Error, ProgressSink, Source, retry};
 
+/// A smaller blob, like a config or the layer of a function's code, is sent sooner than it is looked for elsewhere.
+const WORTH_LOOKING_FOR: u64 = 16 * 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
     Sent,
@@ -81,6 +84,7 @@ impl Copier {
         let elsewhere = to.mount_from.iter().map(String::as_str);
         let candidates: Vec<&str> = match surest {
             Some(surest) => vec![surest],
+            None if blob.size < WORTH_LOOKING_FOR => Vec::new(),
             None => elsewhere.filter(|repository| *repository != to.repository).collect(),
         };
         let session = match self.mount(to, blob, &candidates).await? {

@@ -316,6 +316,38 @@ pub async fn images(pool: &PgPool, run: &str) -> Result<Vec<Image>, Error> {
     .await?)
 }
 
+/// All that is asked about an image before it is copied, in one question: most images of a run need no more.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Work {
+    #[sqlx(flatten)]
+    pub image: Image,
+    /// The run's.
+    pub verify_percent: i32,
+    /// What the image's function runs now. None: it is a base image, or the function runs none.
+    pub current_digest: Option<String>,
+}
+
+pub async fn work(
+    pool: &PgPool,
+    run: &str,
+    repository: &str,
+    digest: &str,
+) -> Result<Option<Work>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {IMAGE_COLUMNS},
+             (select r.verify_percent from mirror_runs r where r.id = run_id) as verify_percent,
+             (select b.digest from functions f join builds b on b.id = f.current_build
+              where f.id = substring(repository from '-func-([0-9]{{1,18}})$')::bigint and f.deleted_at is null
+             ) as current_digest
+         from mirror_images where run_id = $1 and repository = $2 and digest = $3"
+    )))
+    .bind(run)
+    .bind(repository)
+    .bind(digest)
+    .fetch_optional(pool)
+    .await?)
+}
+
 pub async fn image(
     pool: &PgPool,
     run: &str,

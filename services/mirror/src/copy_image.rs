@@ -8,7 +8,7 @@ use mecapy_proto::v1::{Failure, MirrorImage};
 use mecapy_proto::{ErrorCode, failure};
 use mecapy_registry::{Copier, Digest, Error, ProgressSink, Registry, Source, Target, Verifier};
 use mecapy_service::chain;
-use mecapy_store::mirror_runs::{self, Ended, Image, Recorded, Run};
+use mecapy_store::mirror_runs::{self, Ended, Image, Recorded, Work};
 use mecapy_store::{PgPool, mirror_choice};
 
 use crate::choice::{self, BASE_REPOSITORY};
@@ -38,22 +38,20 @@ impl Handler<MirrorImage> for CopyImage {
             .parse()
             .map_err(|error: Error| HandlerError::permanent(error.to_string()))?;
         // The record says what is copied, and that it is still to be done: anybody may publish an event.
-        let Some(run) = mirror_runs::get(&self.pool, &event.run_id).await? else {
-            return Err(HandlerError::permanent(format!("run {:?} is not known", event.run_id)));
-        };
-        let image =
-            mirror_runs::image(&self.pool, &run.id, &event.repository, &event.digest).await?;
-        let Some(image) = image else {
+        let run = event.run_id;
+        let Some(work) =
+            mirror_runs::work(&self.pool, &run, &event.repository, &event.digest).await?
+        else {
             return Err(HandlerError::permanent(format!(
-                "{}@{digest} is no image of run {}",
-                event.repository, run.id
+                "{}@{digest} is no image of a run {run:?}",
+                event.repository
             )));
         };
-        if image.outcome()?.is_some() {
+        if work.image.outcome()?.is_some() {
             return Ok(Outcome::nothing());
         }
         let began = Instant::now();
-        let mut ended = match self.attend(&run, &image, digest).await {
+        let mut ended = match self.attend(&run, &work, digest).await {
             Ok(ended) => ended,
             Err(Trouble::Later(error)) if delivery.count < self.max_deliveries => {
                 return Err(error);
@@ -68,8 +66,8 @@ impl Handler<MirrorImage> for CopyImage {
             Err(Trouble::Never(outcome, failure)) => Ended::without_bytes(outcome, Some(failure)),
         };
         ended.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tell(&run, &image, &ended);
-        Ok(record(run, image, ended))
+        tell(&run, &work.image, &ended);
+        Ok(record(run, work.image, ended))
     }
 }
 
@@ -97,8 +95,9 @@ impl CopyImage {
         Self { pool, primary, copier, max_deliveries, verifier: Mutex::new(None) }
     }
 
-    async fn attend(&self, run: &Run, image: &Image, digest: Digest) -> Result<Ended, Trouble> {
-        let report = match self.copy(image, digest).await {
+    async fn attend(&self, run: &str, work: &Work, digest: Digest) -> Result<Ended, Trouble> {
+        let image = &work.image;
+        let report = match self.copy(work, digest).await {
             Ok(report) => report,
             Err(error) => return Err(self.explain(error?, image, digest).await),
         };
@@ -111,8 +110,8 @@ impl CopyImage {
             ended.outcome = mirror_runs::Outcome::Unchanged;
             ended.bytes_saved = u64::try_from(image.size_bytes).unwrap_or_default();
         }
-        let percent = u32::try_from(run.verify_percent).unwrap_or_default();
-        if choice::is_sampled(&run.id, &image.digest, percent) {
+        let percent = u32::try_from(work.verify_percent).unwrap_or_default();
+        if choice::is_sampled(run, &image.digest, percent) {
             self.verify(run, image, digest).await?;
             ended.verified = true;
         }
@@ -122,20 +121,18 @@ impl CopyImage {
     /// The inner error is the registries'; the outer one the database's.
     async fn copy(
         &self,
-        image: &Image,
+        work: &Work,
         digest: Digest,
     ) -> Result<mecapy_registry::CopyReport, Result<Error, Trouble>> {
+        let image = &work.image;
         let from =
             Source { registry: self.primary.clone(), repository: image.repository.clone(), digest };
         let of_database = |error: mecapy_store::Error| Err(Trouble::from(error));
         let is_base = image.repository == BASE_REPOSITORY;
-        // Whether this one is still the current one is decided now, and once more after a long copy.
+        // Whether this one is still the current one was asked just now, and is once more after the copy.
         let wants_latest = !is_base
             && image.tags.iter().any(|tag| tag == LATEST)
-            && mirror_choice::current_digest(&self.pool, &image.repository)
-                .await
-                .map_err(of_database)?
-                .is_some_and(|current| current == image.digest);
+            && work.current_digest.as_ref() == Some(&image.digest);
         let with = |tag: &&String| is_base || wants_latest || *tag != LATEST;
         let mut to = Target {
             repository: image.repository.clone(),
@@ -189,12 +186,12 @@ impl CopyImage {
     }
 
     /// Reads the copy back. What is wrong with it stays wrong: somebody must look.
-    async fn verify(&self, run: &Run, image: &Image, digest: Digest) -> Result<(), Trouble> {
-        let verifier = self.verifier_of(&run.id);
+    async fn verify(&self, run: &str, image: &Image, digest: Digest) -> Result<(), Trouble> {
+        let verifier = self.verifier_of(run);
         match verifier.verify(&image.repository, &digest).await {
             Ok(verified) => {
                 tracing::debug!(
-                    mirror.run = run.id,
+                    mirror.run = run,
                     repository = image.repository,
                     bytes_read = verified.bytes_read,
                     "the copy was read back"
@@ -207,7 +204,7 @@ impl CopyImage {
             Err(error) => {
                 metrics::corrupt().increment(1);
                 tracing::error!(
-                    mirror.run = run.id,
+                    mirror.run = run,
                     repository = image.repository,
                     digest = image.digest,
                     error = chain(&error),
@@ -235,14 +232,14 @@ impl CopyImage {
     }
 }
 
-fn tell(run: &Run, image: &Image, ended: &Ended) {
+fn tell(run: &str, image: &Image, ended: &Ended) {
     let status = ended.outcome.as_str();
     let reason = ended.failure.as_ref().map(|failure| failure.message.as_str());
     let line = format!("{}@{} is {status}", image.repository, image.digest);
     match reason {
         Some(reason) => {
             tracing::warn!(
-                mirror.run = run.id,
+                mirror.run = run,
                 status,
                 reason,
                 duration_ms = ended.duration_ms,
@@ -250,7 +247,7 @@ fn tell(run: &Run, image: &Image, ended: &Ended) {
             );
         }
         None => tracing::info!(
-            mirror.run = run.id,
+            mirror.run = run,
             status,
             bytes_sent = ended.bytes_sent,
             bytes_saved = ended.bytes_saved,
@@ -262,11 +259,11 @@ fn tell(run: &Run, image: &Image, ended: &Ended) {
 }
 
 /// The outcome; with the last one, the end of the run.
-fn record(run: Run, image: Image, ended: Ended) -> Outcome {
+fn record(run: String, image: Image, ended: Ended) -> Outcome {
     Outcome::commit(move |conn| {
         Box::pin(async move {
             let recorded =
-                mirror_runs::end_image(conn, &run.id, &image.repository, &image.digest, &ended)
+                mirror_runs::end_image(conn, &run, &image.repository, &image.digest, &ended)
                     .await?;
             if recorded != Recorded::Nothing {
                 metrics::images(ended.outcome.as_str()).increment(1);
@@ -274,7 +271,7 @@ fn record(run: Run, image: Image, ended: Ended) -> Outcome {
                 metrics::bytes("saved").increment(ended.bytes_saved);
             }
             Ok(match recorded {
-                Recorded::Run => Outgoing::event(&report::done(conn, &run.id).await?),
+                Recorded::Run => Outgoing::event(&report::done(conn, &run).await?),
                 Recorded::Image | Recorded::Nothing => Outgoing::none(),
             })
         })

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod bases;
+mod mirror;
 
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, TaskId, failure};
 use mecapy_store::builds::Built;
