@@ -12,6 +12,9 @@ mod pipeline;
 mod plan_1m;
 mod publish;
 mod report;
+mod task_first;
+mod task_warm;
+mod task_world;
 mod usage;
 
 use std::process::ExitCode;
@@ -50,6 +53,12 @@ enum Name {
     Plan1m,
     /// The most used images of a week, out of fifty million tasks
     Usage,
+    /// A task of a known function, task.dispatch to task.done, beside docker run
+    TaskWarm,
+    /// The same for a function that imports numpy and scipy
+    TaskNumpy,
+    /// The first task of a function whose dependencies are here, beside docker pull + docker run
+    TaskFirst,
 }
 
 #[tokio::main]
@@ -68,6 +77,9 @@ async fn main() -> ExitCode {
             Name::Cleanup => cleanup::measure().await,
             Name::Plan1m => plan_1m::measure().await,
             Name::Usage => usage::measure().await,
+            Name::TaskWarm => task_warm::measure().await,
+            Name::TaskNumpy => task_warm::measure_numpy().await,
+            Name::TaskFirst => task_first::measure().await,
         };
         if let Err(error) = measured.and_then(|report: Report| report.finish()) {
             eprintln!("{name:?}: {error:#}");
