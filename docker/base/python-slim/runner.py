@@ -99,8 +99,13 @@ def park(imports):
         if imports:
             os.unlink(IMPORTS)
         if gate is not None:
-            return function, gate
-        if not imports or function.returncode != NOTICEABLE:
+            if not imports or not has_spoken(function):
+                return function, gate
+            # An import wrote something, which the function perhaps never imports.
+            os.close(gate)
+            function.kill()
+            function.wait()
+        elif not imports or function.returncode != NOTICEABLE:
             sys.exit("the interpreter can't be parked: it ended with %s" % function.returncode)
         imports = ""
 
@@ -116,6 +121,13 @@ def open_gate(function):
         if function.poll() is not None:
             return None
         time.sleep(LOOK_EVERY_SECONDS)
+
+
+def has_spoken(function):
+    with selectors.DefaultSelector() as selector:
+        for stream in (function.stdout, function.stderr):
+            selector.register(stream, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def describe_code():

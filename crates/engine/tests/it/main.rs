@@ -7,5 +7,6 @@ mod base_image;
 mod build;
 mod fixture;
 mod images;
+mod park;
 mod run;
 mod troubled;
