@@ -5,7 +5,9 @@ use mecapy_store::tasks::{self, Completion};
 use mecapy_store::{TaskState, inbox};
 use mecapy_testkit::{eventually, unique};
 
-use crate::world::{DOUBLE, LONG, SLEEP, World, code, containers_of, docker, row};
+use crate::world::{
+    DOUBLE, LONG, SLEEP, World, code, container_exists, containers_of, docker, row,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_several_times_runs_once() {
@@ -42,7 +44,7 @@ async fn an_attempt_that_was_overtaken_leaves_no_trace() {
     let claimed = tasks::claim(&world.pool, id, "another").await.unwrap().unwrap();
     assert_eq!(claimed.attempt, 2);
     eventually("the overtaken container has ended", LONG, async || {
-        containers_of(&worker.name).is_empty().then_some(())
+        (!container_exists(id)).then_some(())
     })
     .await;
     eventually("it has noticed", LONG, async || {
