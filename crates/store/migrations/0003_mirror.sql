@@ -12,6 +12,8 @@ create table mirror_runs (
     -- Images without an outcome. Whoever takes the last one down to 0 ends the run.
     open_images integer not null,
     requested_at timestamptz not null default now(),
+    -- When the messages of its open images were sent once more, since none waited.
+    resent_at timestamptz,
     ended_at timestamptz
 );
 

@@ -115,6 +115,8 @@ pub struct Needs {
     pub current: bool,
     /// A task ran on it on the day given or since.
     pub used: bool,
+    /// Somebody has put it back not long ago.
+    pub put_back: bool,
 }
 
 /// `names` are the image's names as a task may give them: digest, tags, references; `function` is whose it is.
@@ -138,7 +140,9 @@ pub async fn needs(
              exists (select 1 from functions f join builds b on b.id = f.current_build
                  where b.digest = $1 and f.deleted_at is null) as current,
              exists (select 1 from image_usage where digest = $1
-                 and day >= ($4 at time zone 'utc')::date) as used",
+                 and day >= ($4 at time zone 'utc')::date) as used,
+             exists (select 1 from cleanup_items where digest = $1 and state = 'undone'
+                 and updated_at > now() - interval '30 days') as put_back",
     )
     .bind(digest)
     .bind(names)

@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod registry_images;
 pub mod scans;
 pub mod stalled;
+pub mod stalled_runs;
 mod state;
 pub mod storage_samples;
 pub mod tasks;

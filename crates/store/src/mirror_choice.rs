@@ -10,7 +10,7 @@ pub struct Candidate {
     pub digest: String,
     /// The published reference, with tag and digest.
     pub docker_image: String,
-    /// Of its versions, oldest first.
+    /// Of its versions, oldest first. A version that was built again on a newer base has its tag on the newer image.
     pub tags: Vec<String>,
     /// Whether its function runs this image now.
     pub is_current: bool,
@@ -22,7 +22,10 @@ pub struct Candidate {
 
 /// Of ready builds of functions that are not deleted: a function's image in each of its versions.
 const CANDIDATES: &str = "select b.digest, min(b.docker_image) as docker_image,
-        array_agg(b.tag order by b.version, b.tag) as tags,
+        coalesce(array_agg(b.tag order by b.version, b.tag) filter (where not exists (
+            select 1 from builds again where again.function_id = b.function_id and again.tag = b.tag
+                and again.state = 'ready' and (again.requested_at, again.id) > (b.requested_at, b.id))),
+            '{}') as tags,
         coalesce(bool_or(f.current_build = b.id), false) as is_current, used.tasks,
         coalesce(max(b.size_bytes), 0) as size_bytes,
         array_agg(distinct v.python_version || '-' || v.base_variant) as bases

@@ -1,12 +1,13 @@
 //! Applies a plan, one thing after the other: each is kept first, checked again just before, and recorded after.
 //! Whoever goes on with a run that was cut off finds in the rows what is left.
 
+use bytes::Bytes;
 use chrono::Utc;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mecapy_registry::{Deleted, Deletion, Digest};
+use mecapy_registry::{Deleted, Deletion, Digest, Manifest};
 use mecapy_store::cleanup_items::{self, Item};
 use mecapy_store::cleanup_runs::Run;
-use mecapy_store::cleanup_usage;
+use mecapy_store::{Turn, cleanup_usage};
 
 use crate::plan::function_of;
 use crate::{Error, Janitor, metric_definitions as metrics};
@@ -96,6 +97,10 @@ impl Janitor {
             }
         }
         if let Some(objection) = self.objection(run, item, digest).await? {
+            // An earlier try may have deleted it, and not have come to put it back.
+            if item.has_manifest && item.action == "delete" {
+                self.be_there(item, digest).await?;
+            }
             return Ok(End::Skipped(objection));
         }
         let deletion = match (item.action.as_str(), item.tags.first()) {
@@ -103,13 +108,36 @@ impl Janitor {
             _ => Deletion::Manifest { digest, tags: item.tags.clone() },
         };
         Ok(match self.inventory.delete(&item.repository, &deletion).await? {
-            Deleted::Done => End::Done,
+            Deleted::Done => self.unless_needed(run, item, digest).await?,
             // Kept by an earlier try, and gone now: that try deleted it and could not say so.
             Deleted::Absent if item.has_manifest => End::Done,
             Deleted::Absent => End::Absent("it was gone before the run came to it"),
             Deleted::Changed { reason } => End::Skipped(reason),
             Deleted::Refused { reason } => End::Refused(reason),
         })
+    }
+
+    /// The deletion took its time. What has come to need the image meanwhile gets it back at once.
+    async fn unless_needed(&self, run: &Run, item: &Item, digest: Digest) -> Result<End, Error> {
+        match self.objection(run, item, digest).await? {
+            Some(objection) if item.action == "delete" => {
+                self.be_there(item, digest).await?;
+                Ok(End::Skipped(format!("it was put back at once: {objection}")))
+            }
+            _ => Ok(End::Done),
+        }
+    }
+
+    /// What was deleted a moment ago still has its blobs.
+    async fn be_there(&self, item: &Item, digest: Digest) -> Result<(), Error> {
+        if self.primary.resolve(&item.repository, &digest.to_string()).await?.is_some() {
+            return Ok(());
+        }
+        if let Some((media_type, raw)) = cleanup_items::manifest(&self.pool, item).await? {
+            let manifest = Manifest::new(Bytes::from(raw), media_type);
+            self.inventory.restore(&item.repository, &manifest, &item.tags).await?;
+        }
+        Ok(())
     }
 
     /// What has come up since the plan.
@@ -132,6 +160,9 @@ impl Janitor {
         // The tag of an old version may go from what runs now; the image may not.
         if needs.current && item.action == "delete" {
             return Ok(Some("a live function has come to run it".to_owned()));
+        }
+        if needs.put_back && item.action == "delete" {
+            return Ok(Some("it was put back since the plan".to_owned()));
         }
         if needs.used && item.rule == "unused" {
             return Ok(Some("a task has used it since the plan".to_owned()));
@@ -180,6 +211,8 @@ impl Janitor {
         let Some(tag) = item.tags.first() else {
             return Ok(End::Skipped("it names no tag".to_owned()));
         };
+        // The publisher moves it in its own turn.
+        let _turn = Turn::at(&self.pool, &format!("tag {}:{tag}", item.repository)).await?;
         let now = self.primary.resolve(&item.repository, tag).await?.map(|lead| lead.digest);
         if now == Some(to) {
             return Ok(End::Absent("it leads there already"));

@@ -71,6 +71,13 @@ impl mecapy_service::Config for Config {
         if self.janitor.storage_limit_bytes == 0 {
             return refuse("storage_limit_bytes", "must be more than 0");
         }
+        let longest = self.janitor.policies.0.values().map(|policy| policy.unused_days).max();
+        if longest.is_some_and(|days| days > self.janitor.sweep.usage_days) {
+            return refuse(
+                "sweep.usage_days",
+                "must be at least the longest unused_days of the policies: use that is forgotten does not count",
+            );
+        }
         if self.janitor.require_mirrored && self.registries.fallback.is_none() {
             return refuse("require_mirrored", "needs registries.fallback");
         }

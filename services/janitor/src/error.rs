@@ -7,6 +7,8 @@ use mecapy_service::ConfigError;
 pub enum Error {
     #[error("the cleanup can't be made as it was asked for: {0}")]
     Request(String),
+    #[error("run {0:?} is of another kind or target: choose another name")]
+    Another(String),
     #[error("an override of the cleanup is wrong")]
     Override(#[from] ConfigError),
     #[error("another replica has taken the cleanup over")]
@@ -25,7 +27,7 @@ impl Error {
     /// Whether asking again can't help.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Request(_) | Self::Override(_) => true,
+            Self::Request(_) | Self::Override(_) | Self::Another(_) => true,
             // A registry that refuses now is one that somebody has to look at; the run is gone on with from the
             // dead letter.
             Self::Registry(error) => !error.is_transient(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing};
+use chrono::Utc;
+use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing, topology};
 use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::CleanupRequested;
 use mecapy_registry::{Digest, Inventory, Registry};
@@ -25,6 +26,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const KEPT_FOR: chrono::Duration = chrono::Duration::days(30);
 /// Days of samples that the trend goes by.
 const TREND_DAYS: i32 = 90;
+/// The next failure makes a dead letter of the message: replaying that goes on with the run.
+const TRIES: u64 = topology::MAX_DELIVERIES - 1;
+/// What was planned longer ago is not what is there now.
+const PLAN_AGE: chrono::Duration = chrono::Duration::hours(24);
 /// Rows of one statement.
 const BATCH: usize = 5_000;
 
@@ -41,7 +46,11 @@ pub struct Janitor {
 }
 
 impl Handler<CleanupRequested> for Janitor {
-    async fn handle(&self, event: CleanupRequested, _: &Delivery) -> Result<Outcome, HandlerError> {
+    async fn handle(
+        &self,
+        event: CleanupRequested,
+        delivery: &Delivery,
+    ) -> Result<Outcome, HandlerError> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if event.run_id.is_empty() || event.run_id.len() > 100 || !event.run_id.chars().all(is_name)
         {
@@ -49,14 +58,17 @@ impl Handler<CleanupRequested> for Janitor {
         }
         let lock = self.lock().await?;
         let ended = self.run(&event).await;
-        if let Err(error) = &ended {
+        if let Err(error) = &ended
+            && !matches!(error, Error::Another(_))
+        {
             let problem = mecapy_service::chain(error);
-            let told =
-                cleanup_runs::hindered(&self.pool, &event.run_id, &problem, error.is_final()).await;
+            // Whoever follows the run learns that nobody is at it any more.
+            let is_over = error.is_final() || delivery.count >= TRIES;
+            let told = cleanup_runs::hindered(&self.pool, &event.run_id, &problem, is_over).await;
             if let Err(error) = told {
                 tracing::warn!(error = mecapy_service::chain(&error), "the run's row can't say so");
             }
-            if error.is_final() {
+            if is_over {
                 metrics::runs("failed").increment(1);
             }
         }
@@ -88,9 +100,20 @@ impl Janitor {
             reason: &event.reason,
             target: &event.undo,
         };
+        if let Some(known) = cleanup_runs::get(&self.pool, &event.run_id).await?
+            && (known.kind.as_str(), known.target.as_str()) != (request.kind, request.target)
+        {
+            return Err(Error::Another(event.run_id.clone()));
+        }
         let run = cleanup_runs::take(&self.pool, &request).await?;
         if run.has_ended() {
             return Ok(Outcome::nothing());
+        }
+        if run.kind == "cleanup" && run.planned_at.is_some_and(|at| Utc::now() - at > PLAN_AGE) {
+            return Err(Error::Request(
+                "its plan is older than a day: ask for a new one with `mecapy cleanup apply`"
+                    .to_owned(),
+            ));
         }
         if is_undo { self.run_undo(run).await } else { self.run_cleanup(run, event).await }
     }
@@ -114,7 +137,7 @@ impl Janitor {
     async fn make_plan(&self, run: &Run, event: &CleanupRequested) -> Result<Snapshot, Error> {
         let policies = self.options.policies.with(&event.policy_overrides)?;
         let snapshot = stock::take(&*self.inventory, &self.pool, self.options.concurrency).await?;
-        let now = chrono::Utc::now();
+        let now = Utc::now();
         let usage = records::usage(&self.pool, now).await?;
         let plan = plan(&snapshot, &usage, &policies, now);
         self.record_verdicts(run, &snapshot, &policies, &plan).await?;
@@ -325,10 +348,10 @@ fn items(snapshot: &Snapshot, policies: &Policies, plan: &Plan) -> Vec<NewItem> 
         })
         .collect();
     items.sort_by_key(|item| item.depth);
+    let changed: HashSet<(ImageId, &str)> =
+        plan.tag_changes.iter().map(|change| (change.image, change.tag.as_str())).collect();
     items.extend(plan.removals.iter().map(|removal| {
-        let has_moved = |tag: &str| {
-            plan.tag_changes.iter().any(|change| change.image == removal.image && change.tag == tag)
-        };
+        let has_moved = |tag: &str| changed.contains(&(removal.image, tag));
         NewItem {
             tags: snapshot
                 .tags(removal.image)

@@ -45,6 +45,11 @@ pub(crate) fn is_of_base(tag: &str, bases: &BTreeSet<String>) -> bool {
     })
 }
 
+/// Whether a tag of a base image leads to the newest, like `3.11-slim`; `3.11-slim-20261125-1a2b3c4d` does not.
+pub(crate) fn is_moving(tag: &str) -> bool {
+    tag.matches('-').count() == 1
+}
+
 /// Base images, each digest once, with all its tags.
 pub(crate) fn base_images(tags: impl IntoIterator<Item = (String, Digest)>) -> Vec<NewImage> {
     let mut by_digest: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
@@ -94,6 +99,12 @@ mod tests {
         assert_eq!(images[0].repository, "mecapy/functions/user-a-func-1");
         assert_eq!(images[0].tags, ["v1-x", "v2-x", "latest"]);
         assert_eq!(images[1].tags, ["v1-x", "v2-x"]);
+    }
+
+    #[test]
+    fn the_tag_of_a_base_that_moves_is_told_from_those_that_stay() {
+        assert!(is_moving("3.11-slim"));
+        assert!(!is_moving("3.11-slim-20261125-1a2b3c4d"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use mecapy_proto::{ErrorCode, failure};
 use mecapy_registry::{Copier, Digest, Error, ProgressSink, Registry, Source, Target, Verifier};
 use mecapy_service::chain;
 use mecapy_store::mirror_runs::{self, Ended, Image, Recorded, Work};
-use mecapy_store::{PgPool, mirror_choice};
+use mecapy_store::{PgPool, Turn, mirror_choice};
 
 use crate::choice::{self, BASE_REPOSITORY};
 use crate::{latest, metric_definitions as metrics, report};
@@ -133,7 +133,10 @@ impl CopyImage {
         let wants_latest = !is_base
             && image.tags.iter().any(|tag| tag == LATEST)
             && work.current_digest.as_ref() == Some(&image.digest);
-        let with = |tag: &&String| is_base || wants_latest || *tag != LATEST;
+        let with = |tag: &&String| match is_base {
+            true => !choice::is_moving(tag),
+            false => wants_latest || *tag != LATEST,
+        };
         let mut to = Target {
             repository: image.repository.clone(),
             tags: image.tags.iter().filter(with).cloned().collect(),
@@ -146,13 +149,34 @@ impl CopyImage {
             to.mount_from.push(BASE_REPOSITORY.to_owned());
         }
         let report = self.copier.copy_seen(&look, &from, &to, &ProgressSink::none()).await;
-        let report = report.map_err(Ok)?;
+        let mut report = report.map_err(Ok)?;
+        for tag in image.tags.iter().filter(|tag| is_base && choice::is_moving(tag)) {
+            report.is_unchanged &= self.follow_base(&from, tag).await?;
+        }
         if wants_latest && !report.is_unchanged {
             latest::follow(&self.pool, &self.copier, &image.repository, &image.digest)
                 .await
                 .map_err(|error| Err(Trouble::Later(error)))?;
         }
         Ok(report)
+    }
+
+    /// `3.11-slim` on the fallback: where it leads on the primary now, which may not be where it led when the run was
+    /// planned. The publisher moves both in the same turn. True: nothing had to be done.
+    async fn follow_base(&self, from: &Source, tag: &str) -> Result<bool, Result<Error, Trouble>> {
+        let turn = Turn::at(&self.pool, &format!("tag {}:{tag}", from.repository)).await;
+        let _turn = turn.map_err(|error| Err(Trouble::from(error)))?;
+        let now = self.primary.resolve(&from.repository, tag).await.map_err(Ok)?;
+        if now.is_none_or(|now| now.digest != from.digest) {
+            return Ok(true);
+        }
+        let to = Target {
+            repository: from.repository.clone(),
+            tags: vec![tag.to_owned()],
+            mount_from: Vec::new(),
+        };
+        let report = self.copier.copy(from, &to, &ProgressSink::none()).await.map_err(Ok)?;
+        Ok(report.is_unchanged)
     }
 
     /// What a failed copy means for the run.

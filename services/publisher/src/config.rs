@@ -38,6 +38,13 @@ impl mecapy_service::Config for Config {
         if self.publisher.concurrency == 0 {
             return Err(ConfigError::key("publisher.concurrency", "must be at least 1"));
         }
+        // One that waits for its turn at a tag holds a connection, and the one whose turn it is needs another.
+        if self.publisher.concurrency + 2 > self.postgres.max_connections as usize {
+            return Err(ConfigError::key(
+                "publisher.concurrency",
+                "must be at least 2 less than postgres.max_connections",
+            ));
+        }
         Ok(())
     }
 }

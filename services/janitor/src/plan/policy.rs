@@ -26,6 +26,9 @@ pub struct Policy {
     pub are_bases: bool,
 }
 
+/// What a single run may be asked to do otherwise.
+const LIMITS: &[&str] = &["unused_days", "keep_versions", "stale_latest_days"];
+
 /// Policies by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -62,7 +65,8 @@ impl Policies {
             .map(|(name, policy)| (name.as_str(), policy))
     }
 
-    /// With what one run was asked to do otherwise: policy name to keys as TOML.
+    /// With what one run was asked to do otherwise: policy name to keys as TOML. Limits of policies that are there,
+    /// and nothing else: an event must not name repositories that the configuration leaves alone.
     pub fn with<'o>(
         &self,
         overrides: impl IntoIterator<Item = (&'o String, &'o String)>,
@@ -73,7 +77,15 @@ impl Policies {
                 |problem: String| ConfigError::key(format!("janitor.policies.{name}"), problem);
             let given: toml::Table =
                 text.parse().map_err(|error: toml::de::Error| wrong(error.message().to_owned()))?;
-            let known = policies.0.get(name).cloned().unwrap_or_default();
+            let Some(known) = policies.0.get(name).cloned() else {
+                return Err(wrong("there is no such policy in the configuration".to_owned()));
+            };
+            if let Some(key) = given.keys().find(|key| !LIMITS.contains(&key.as_str())) {
+                return Err(wrong(format!(
+                    "a run can't change {key}: it can change {}",
+                    LIMITS.join(", ")
+                )));
+            }
             let mut merged =
                 toml::Table::try_from(known).map_err(|error| wrong(error.to_string()))?;
             merged.extend(given);
@@ -171,7 +183,20 @@ mod tests {
             "{wrong}"
         );
         assert!(overrides("functions", "=").is_err());
-        assert!(overrides("new", "unused_days = 1").is_err(), "it has no pattern");
-        assert!(overrides("new", "repositories = 'mecapy/base/*'").is_err(), "a pattern twice");
+    }
+
+    #[test]
+    fn a_run_reaches_no_repository_that_the_configuration_leaves_alone() {
+        for (name, text) in [
+            ("functions", "repositories = '*'"),
+            ("functions", "deleted_functions = true"),
+            ("base", "keep_tagged = false"),
+            ("base", "are_bases = false"),
+            ("new", "unused_days = 1"),
+            ("new", "repositories = '*'\nunused_days = 1"),
+        ] {
+            let overrides = BTreeMap::from([(name.to_owned(), text.to_owned())]);
+            assert!(Policies::default().with(&overrides).is_err(), "{name}: {text}");
+        }
     }
 }

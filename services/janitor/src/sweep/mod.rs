@@ -16,6 +16,7 @@ mod objects;
 mod options;
 mod queues;
 mod rows;
+mod runs;
 mod staging;
 mod tasks;
 
@@ -147,6 +148,7 @@ pub async fn run(sweeps: &Sweeps, now: DateTime<Utc>) -> Result<Option<Report>, 
     let mut report = Report::default();
     noted("builds", builds::sweep(sweeps, now, &mut report).await);
     noted("tasks", tasks::sweep(sweeps, now, &mut report).await);
+    noted("runs", runs::sweep(sweeps, now, &mut report).await);
     if sweeps.is_housekeeping_due(sweeps.options.housekeeping_every()) {
         noted("rows", rows::sweep(sweeps, &mut report).await);
         noted("staging", staging::sweep(sweeps, now, &mut report).await);

@@ -7,7 +7,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mecapy_bus::HandlerError;
+use mecapy_bus::{Handler as _, HandlerError};
 use mecapy_proto::v1::CleanupRequested;
 use mecapy_registry::DistributionInventory;
 use mecapy_store::functions;
@@ -400,4 +400,66 @@ async fn what_cannot_be_read_wholly_deletes_nothing() {
         matches!(&refused, Err(HandlerError::Permanent(why)) if why.contains("unused_day")),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn an_event_of_another_kind_does_not_touch_a_run() {
+    let world = World::new().await;
+    world.cleanup("run").await;
+    let other = CleanupRequested { undo: "something".to_owned(), ..request("run") };
+    let refused = world.request(&other).await;
+    assert!(
+        matches!(&refused, Err(HandlerError::Permanent(why)) if why.contains("another kind")),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (world.run("run").await.state, world.run("run").await.problem),
+        ("done".into(), String::new())
+    );
+}
+
+#[tokio::test]
+async fn the_last_try_ends_a_run_for_whoever_follows_it_and_its_replay_goes_on() {
+    let world = World::new().await;
+    let mut janitor = world.janitor();
+    let nowhere = mecapy_registry::Options {
+        host: "127.0.0.1:9".to_owned(),
+        plain_http: true,
+        ..Default::default()
+    };
+    let nowhere = mecapy_registry::Registry::new(&nowhere).unwrap();
+    janitor.inventory = Arc::new(DistributionInventory::new(nowhere));
+    let delivery = mecapy_bus::Delivery {
+        message_id: "m".to_owned(),
+        count: mecapy_bus::topology::MAX_DELIVERIES - 1,
+        hand_back: Default::default(),
+    };
+    let away = janitor.handle(request("run"), &delivery).await;
+    assert!(matches!(away, Err(HandlerError::Transient(_))));
+    let run = world.run("run").await;
+    assert_eq!(run.state, "failed");
+    assert!(!run.problem.is_empty());
+    world.cleanup("run").await;
+    assert_eq!(world.run("run").await.state, "done");
+}
+
+#[tokio::test]
+async fn a_plan_of_yesterday_is_not_applied() {
+    let world = World::new().await;
+    let function = world.function("f").await;
+    let old = world.publish(function, 1).await;
+    world.publish(function, 2).await;
+    world.cleanup("run").await;
+    let mut conn = world.pool.acquire().await.unwrap();
+    sqlx::query("update cleanup_runs set state = 'applying', ended_at = null, planned_at = now() - interval '2 days'")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    drop(conn);
+    let refused = world.request(&request("run")).await;
+    assert!(
+        matches!(&refused, Err(HandlerError::Permanent(why)) if why.contains("older than a day")),
+        "{refused:?}"
+    );
+    assert!(world.has(&world.repository(function), old).await);
 }

@@ -1,10 +1,11 @@
 //! What a run copies, and how it ends.
 
 use mecapy_mirror::BASE_REPOSITORY;
-use mecapy_proto::v1::{MirrorRequested, PushDone};
+use mecapy_proto::v1::{MirrorImage, MirrorRequested, PushDone};
+use mecapy_registry::Digest;
 use mecapy_store::functions;
-use mecapy_store::mirror_runs::{self, Outcome, Run};
-use mecapy_testkit::eventually;
+use mecapy_store::mirror_runs::{self, NewImage, NewRun, Outcome, Run};
+use mecapy_testkit::{eventually, unique};
 
 use crate::world::{PATIENCE, World, layer};
 
@@ -199,4 +200,70 @@ async fn the_lag_counts_from_the_last_complete_run_over_the_most_used() {
     let after = lag().await;
     assert!(after.since_complete_s.is_some_and(|seconds| seconds < 100.0), "{after:?}");
     assert!(after.oldest_unmirrored_s.abs() < f64::EPSILON, "{after:?}");
+}
+
+#[tokio::test]
+async fn the_tag_of_a_base_that_moved_since_the_plan_is_not_moved_back() {
+    let world = World::new().await;
+    let (older, tags) = world.base(&[layer(1_000)]).await;
+    let (newer, _) = world.base(&[layer(2_000)]).await;
+    assert_ne!(older, newer);
+    let run = NewRun {
+        id: unique("run"),
+        reason: "manual".to_owned(),
+        by_usage: true,
+        dry_run: false,
+        verify_percent: 0,
+    };
+    let planned = |digest: Digest| NewImage {
+        repository: BASE_REPOSITORY.to_owned(),
+        digest: digest.to_string(),
+        tags: tags.to_vec(),
+        tasks: 0,
+        size_bytes: 0,
+        ended: None,
+    };
+    let mut conn = world.pool.acquire().await.unwrap();
+    mirror_runs::create(&mut conn, &run, &[planned(older), planned(newer)]).await.unwrap();
+    drop(conn);
+    let _mirror = world.start();
+    // The newer one first, as when the older one's message came late.
+    for digest in [newer, older] {
+        let event = MirrorImage {
+            run_id: run.id.clone(),
+            repository: BASE_REPOSITORY.to_owned(),
+            digest: digest.to_string(),
+            tags: tags.to_vec(),
+        };
+        world.bus.publish(&event).await.unwrap();
+        eventually("the image has an outcome", PATIENCE, async || {
+            let (run, digest) = (run.id.as_str(), digest.to_string());
+            let image = mirror_runs::image(&world.pool, run, BASE_REPOSITORY, &digest).await;
+            image.unwrap().unwrap().outcome().unwrap()
+        })
+        .await;
+    }
+    assert_eq!(world.there(BASE_REPOSITORY, &tags[0]).await, Some(newer));
+    assert!(world.fallback.resolve(BASE_REPOSITORY, &older.to_string()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_version_that_was_built_again_has_its_tag_on_the_newer_image() {
+    let world = World::new().await;
+    let function = world.function().await;
+    let first = world.publish(function, &[layer(100)]).await;
+    let again = world.publish(function, &[layer(200)]).await;
+    for image in [&first, &again] {
+        world.used(image, 1).await;
+        sqlx::query("update builds set tag = 'v1-same' where digest = $1")
+            .bind(image.digest.to_string())
+            .execute(&world.pool)
+            .await
+            .unwrap();
+    }
+    let _mirror = world.start();
+    world.run(MirrorRequested::default()).await;
+    assert_eq!(world.there(&again.repository, "v1-same").await, Some(again.digest));
+    let older = world.fallback.resolve(&first.repository, &first.digest.to_string()).await;
+    assert!(older.unwrap().is_some(), "it is there by its digest");
 }

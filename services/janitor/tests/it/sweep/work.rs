@@ -3,7 +3,7 @@ use mecapy_bus::{dead_letters, topology};
 use mecapy_janitor::sweep::{Options, run};
 use mecapy_proto::v1::task_dispatch::Inputs;
 use mecapy_proto::v1::{
-    BaseBuild, BuildDone, BuildRequested, ScanDone, TaskDispatch, TaskDone, Verdict,
+    BaseBuild, BuildDone, BuildRequested, MirrorImage, ScanDone, TaskDispatch, TaskDone, Verdict,
 };
 use mecapy_proto::{BuildId, TaskId};
 use mecapy_store::builds::Built;
@@ -276,4 +276,29 @@ fn scan(digest: &str) -> NewScan {
         sbom_key: "sbom".into(),
         duration_ms: 3,
     }
+}
+
+#[tokio::test]
+async fn a_run_whose_messages_are_lost_is_sent_on_or_ended() {
+    let world = World::start().await;
+    let mut asked = world.consume::<MirrorImage>(topology::MIRROR_IMAGE, Act::Accept);
+    for sql in [
+        "insert into mirror_runs (id, reason, by_usage, dry_run, verify_percent, open_images, requested_at)
+         values ('mirror', 'manual', true, false, 0, 1, now() - interval '1 hour')",
+        "insert into mirror_images (run_id, repository, digest, tags)
+         values ('mirror', 'mecapy/functions/f', 'sha256:aa', '{v1}')",
+        "insert into cleanup_runs (id, kind, dry_run, confirmed, reason, target, fence, requested_at)
+         values ('cleanup', 'cleanup', false, false, '', '', 1, now() - interval '1 hour')",
+    ] {
+        world.execute(sql).await;
+    }
+    let swept = world.sweep().await;
+    assert_eq!((swept.of("mirror_images_resent"), swept.of("cleanups_failed")), (1, 1));
+    let event = next(&mut asked).await;
+    assert_eq!((event.run_id.as_str(), event.tags.as_slice()), ("mirror", &["v1".to_owned()][..]));
+    let failed = "cleanup_runs where state = 'failed' and problem <> ''";
+    assert_eq!(world.count(failed).await, 1);
+    // It has its time before it is sent once more.
+    let swept = world.sweep().await;
+    assert_eq!((swept.of("mirror_images_resent"), swept.of("cleanups_failed")), (0, 0));
 }
