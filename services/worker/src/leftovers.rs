@@ -11,6 +11,8 @@ use crate::running::Running;
 use crate::{Error, metric_definitions as metrics};
 
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A parked container that has ended and is older is nobody's: its worker died, and will not come back under its name.
+const NOBODYS_AFTER_SECONDS: i64 = 3600;
 
 /// Removes every container that carries this worker's name: when it starts, and when all it ran has ended.
 pub(crate) async fn remove_all(engine: &Engine, worker: &str) -> Result<(), Error> {
@@ -52,6 +54,16 @@ async fn remove_strays(
         if engine.remove_container(&container.id).await? {
             metrics::swept(1);
             tracing::warn!(container = container.name, "removed a container that was left behind");
+        }
+    }
+    let long_ago = chrono::Utc::now().timestamp() - NOBODYS_AFTER_SECONDS;
+    for container in engine.containers(&[PARKED_LABEL]).await? {
+        if !container.running
+            && container.created_at < long_ago
+            && engine.remove_container(&container.id).await?
+        {
+            metrics::swept(1);
+            tracing::warn!(container = container.name, "removed a container of a worker that is gone");
         }
     }
     Ok(())

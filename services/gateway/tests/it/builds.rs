@@ -5,7 +5,7 @@ use mecapy_store::{BuildState, builds};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::door::{OTHER, Door, answer};
+use crate::door::{Door, OTHER, answer};
 
 #[tokio::test]
 async fn a_queued_build_is_cancelled_at_once_and_its_watchers_know() {

@@ -4,8 +4,8 @@ use futures::StreamExt as _;
 use mecapy_proto::v1::build_event::Event;
 use mecapy_proto::v1::gateway_client::GatewayClient;
 use mecapy_proto::v1::{
-    BuildRequested, CancelBuildRequest, GetFunctionRequest, GetTaskRequest, ListFunctionsRequest, RunTaskRequest,
-    SubmitFunctionRequest, TaskDispatch, WatchBuildRequest,
+    BuildRequested, CancelBuildRequest, GetFunctionRequest, GetTaskRequest, ListFunctionsRequest,
+    RunTaskRequest, SubmitFunctionRequest, TaskDispatch, WatchBuildRequest,
 };
 use mecapy_store::TaskState;
 use tonic::transport::Channel;
