@@ -63,7 +63,10 @@ async fn remove_strays(
             && engine.remove_container(&container.id).await?
         {
             metrics::swept(1);
-            tracing::warn!(container = container.name, "removed a container of a worker that is gone");
+            tracing::warn!(
+                container = container.name,
+                "removed a container of a worker that is gone"
+            );
         }
     }
     Ok(())
