@@ -120,6 +120,9 @@ impl System {
         if let Some(bundle) = ca_bundle() {
             write!(text, "[builder]\nca_bundle = {bundle:?}\n")?;
         }
+        if !more.contains("[worker]") {
+            write!(text, "[worker]\nname = {owner:?}\n")?;
+        }
         text.push_str(more);
         let config = folder.path().join("mecapy.toml");
         std::fs::write(&config, text)?;
@@ -270,6 +273,15 @@ impl System {
 impl Drop for System {
     /// A test that failed shows what the services said last.
     fn drop(&mut self) {
+        // A worker that is killed leaves the containers that it had waiting.
+        let mut running = std::mem::take(&mut *self.running());
+        for child in running.values_mut() {
+            let _ = child.start_kill();
+        }
+        let worker = format!("label=org.mecapy.worker={}", self.owner);
+        let remove =
+            format!("docker ps --all --quiet --filter {worker} | xargs -r docker rm --force");
+        let _ = std::process::Command::new("sh").args(["-c", &remove]).output();
         if std::thread::panicking() {
             for service in Service::ALL {
                 let log = self.log(service);
