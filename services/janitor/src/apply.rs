@@ -98,10 +98,10 @@ impl Janitor {
         }
         if let Some(objection) = self.objection(run, item, digest).await? {
             // An earlier try may have deleted it, and not have come to put it back.
-            if item.has_manifest && item.action == "delete" {
-                self.be_there(item, digest).await?;
-            }
-            return Ok(End::Skipped(objection));
+            let is_there = !item.has_manifest
+                || item.action != "delete"
+                || self.be_there(item, digest).await?;
+            return Ok(if is_there { End::Skipped(objection) } else { End::Done });
         }
         let deletion = match (item.action.as_str(), item.tags.first()) {
             ("remove_tag", Some(tag)) => Deletion::Tag { tag: tag.clone(), digest },
@@ -120,24 +120,35 @@ impl Janitor {
     /// The deletion took its time. What has come to need the image meanwhile gets it back at once.
     async fn unless_needed(&self, run: &Run, item: &Item, digest: Digest) -> Result<End, Error> {
         match self.objection(run, item, digest).await? {
-            Some(objection) if item.action == "delete" => {
-                self.be_there(item, digest).await?;
+            Some(objection) if item.action == "delete" && self.be_there(item, digest).await? => {
                 Ok(End::Skipped(format!("it was put back at once: {objection}")))
             }
             _ => Ok(End::Done),
         }
     }
 
-    /// What was deleted a moment ago still has its blobs.
-    async fn be_there(&self, item: &Item, digest: Digest) -> Result<(), Error> {
+    /// What was deleted a moment ago still has its blobs. False: it can't be put back by itself, so that it counts as
+    /// deleted, and an undo finds it.
+    async fn be_there(&self, item: &Item, digest: Digest) -> Result<bool, Error> {
         if self.primary.resolve(&item.repository, &digest.to_string()).await?.is_some() {
-            return Ok(());
+            return Ok(true);
         }
-        if let Some((media_type, raw)) = cleanup_items::manifest(&self.pool, item).await? {
-            let manifest = Manifest::new(Bytes::from(raw), media_type);
-            self.inventory.restore(&item.repository, &manifest, &item.tags).await?;
+        let Some((media_type, raw)) = cleanup_items::manifest(&self.pool, item).await? else {
+            return Ok(false);
+        };
+        let manifest = Manifest::new(Bytes::from(raw), media_type);
+        match self.inventory.restore(&item.repository, &manifest, &item.tags).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(error) => {
+                tracing::error!(
+                    image = format!("{}@{digest}", item.repository),
+                    error = mecapy_service::chain(&error),
+                    "an image that is needed was deleted and can't be put back: try `mecapy cleanup undo`"
+                );
+                Ok(false)
+            }
         }
-        Ok(())
     }
 
     /// What has come up since the plan.

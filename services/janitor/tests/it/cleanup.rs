@@ -175,6 +175,38 @@ async fn the_image_of_a_queued_task_stays_also_when_it_comes_after_the_plan() {
 }
 
 #[tokio::test]
+async fn what_comes_to_be_needed_during_its_deletion_is_put_back_at_once_or_can_be_undone() {
+    for has_lost_blobs in [false, true] {
+        let world = World::new().await;
+        let function = world.function("f").await;
+        let repository = world.repository(function);
+        let old = world.publish(function, 1).await;
+        world.publish(function, 2).await;
+        world.age(100).await;
+        let (pool, name) = (world.pool.clone(), old.to_string());
+        let mut meddler = Meddler::new(DistributionInventory::new(world.primary.clone()))
+            .after_delete(Box::new(move || {
+                let (pool, name) = (pool.clone(), name.clone());
+                Box::pin(async move {
+                    queue_task(&pool, function, &name).await;
+                })
+            }));
+        meddler.has_lost_blobs = has_lost_blobs;
+        handle(&world.janitor_with(Arc::new(meddler)), &request("run")).await.unwrap();
+        let (state, why) = world.item("run", old).await;
+        if has_lost_blobs {
+            assert_eq!(state, "done", "an undo finds it: {why}");
+            assert_eq!(world.undo("undo", "run").await.len(), 1);
+        } else {
+            assert_eq!(state, "skipped", "{why}");
+            assert!(why.starts_with("it was put back at once: a task needs it"), "{why}");
+        }
+        assert!(world.has(&repository, old).await);
+        assert_eq!(world.tag(&repository, "v1-0a").await, Some(old));
+    }
+}
+
+#[tokio::test]
 async fn a_tag_that_came_to_an_image_after_the_plan_keeps_it() {
     let world = World::new().await;
     let function = world.function("f").await;

@@ -15,6 +15,8 @@ pub struct Meddler {
     inner: DistributionInventory,
     /// Before the first manifest is read to be deleted: the plan is made by then.
     before_first: Option<Hook>,
+    /// After each deletion, before the run learns of it.
+    after_delete: Option<Hook>,
     /// After so many deletions, the next one never comes back.
     hangs_after: Option<usize>,
     pub hangs: Notify,
@@ -29,6 +31,7 @@ impl Meddler {
         Self {
             inner,
             before_first: None,
+            after_delete: None,
             hangs_after: None,
             hangs: Notify::new(),
             has_lost_blobs: false,
@@ -39,6 +42,11 @@ impl Meddler {
 
     pub fn before_first(mut self, hook: Hook) -> Self {
         self.before_first = Some(hook);
+        self
+    }
+
+    pub fn after_delete(mut self, hook: Hook) -> Self {
+        self.after_delete = Some(hook);
         self
     }
 
@@ -83,6 +91,9 @@ impl Inventory for Meddler {
         let deleted = self.inner.delete(repository, deletion).await?;
         if deleted == Deleted::Done {
             self.deletions.fetch_add(1, Ordering::SeqCst);
+            if let Some(hook) = &self.after_delete {
+                hook().await;
+            }
         }
         Ok(deleted)
     }
