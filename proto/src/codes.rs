@@ -53,6 +53,7 @@ codes! {
     FunctionNotReady => "function-not-ready",
     ImageNotFound => "image-not-found",
     ImageNotScanned => "image-not-scanned",
+    ImageRevoked => "image-revoked",
     InvalidInputs => "invalid-inputs",
     InputsTooLarge => "inputs-too-large",
     DeadlineExceeded => "deadline-exceeded",

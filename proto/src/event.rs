@@ -26,6 +26,7 @@ pub const SUBJECTS: &[&str] = &[
     v1::BuildDone::SUBJECT,
     v1::BuildFailed::SUBJECT,
     v1::ScanDone::SUBJECT,
+    v1::ScanRevoked::SUBJECT,
     v1::PushDone::SUBJECT,
     v1::PushFailed::SUBJECT,
     v1::TaskDispatch::SUBJECT,
@@ -75,6 +76,15 @@ impl Event for v1::MirrorImage {
     fn key(&self) -> String {
         // One digest may lie in several repositories.
         format!("{}/{}@{}", self.run_id, self.repository, self.digest)
+    }
+}
+
+impl Event for v1::ScanRevoked {
+    const SUBJECT: &'static str = "scan.revoked";
+
+    fn key(&self) -> String {
+        // Once revoked it may pass again with a later database, and be revoked by another after that.
+        format!("{}/{}", self.build_id, self.database_version)
     }
 }
 

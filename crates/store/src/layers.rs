@@ -39,3 +39,23 @@ pub async fn put(
     .await?;
     Ok(())
 }
+
+/// Of these layers, those that say nothing of packages: code, mostly. They are noted as used.
+pub async fn empty(
+    pool: &PgPool,
+    digests: &[String],
+    analyser_version: &str,
+) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar(
+        "with noted as (
+             update layer_indexes set used_at = now()
+             where layer_digest = any($1) and analyser_version = $2 and contents = '{}'::jsonb
+                 and used_at < now() - interval '1 day')
+         select layer_digest from layer_indexes
+         where layer_digest = any($1) and analyser_version = $2 and contents = '{}'::jsonb",
+    )
+    .bind(digests)
+    .bind(analyser_version)
+    .fetch_all(pool)
+    .await?)
+}

@@ -24,6 +24,7 @@ pub mod mirror_choice;
 pub mod mirror_runs;
 pub mod outbox;
 pub mod registry_images;
+pub mod rematches;
 pub mod scans;
 pub mod stalled;
 pub mod stalled_runs;

@@ -29,6 +29,10 @@ pub struct Scan {
     pub sbom_key: String,
     pub duration_ms: i64,
     pub scanned_at: DateTime<Utc>,
+    /// Since when a later database has something against it that rejects.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Revoked, and by policy run no more.
+    pub refused: bool,
 }
 
 /// A scan to keep.
@@ -83,6 +87,20 @@ pub async fn insert(
     Ok(done.rows_affected() == 1)
 }
 
+/// Notes which layers the image has, the base first, so that it can be matched again without reading it.
+pub async fn set_layers(
+    conn: &mut PgConnection,
+    build: BuildId,
+    layers: &[String],
+) -> Result<(), Error> {
+    sqlx::query("update scans set layers = $2 where build_id = $1")
+        .bind(build.uuid())
+        .bind(layers)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 pub async fn get(pool: &PgPool, build: BuildId) -> Result<Option<Scan>, Error> {
     Ok(sqlx::query_as("select * from scans where build_id = $1")
         .bind(build.uuid())
@@ -90,15 +108,38 @@ pub async fn get(pool: &PgPool, build: BuildId) -> Result<Option<Scan>, Error> {
         .await?)
 }
 
-/// Whether the newest scan of this digest passed, as an image of this function.
-pub async fn passed(pool: &PgPool, digest: &str, function: FunctionId) -> Result<bool, Error> {
-    let verdict: Option<String> = sqlx::query_scalar(
-        "select verdict from scans join builds on builds.id = scans.build_id
+/// What the record says of running an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no scan of it, or it was rejected.
+    NotPassed,
+    Passed,
+    /// It had passed; a later database has something against it.
+    Refused,
+}
+
+/// How the newest scan of this digest stands, as an image of this function.
+pub async fn standing(
+    pool: &PgPool,
+    digest: &str,
+    function: FunctionId,
+) -> Result<Standing, Error> {
+    let newest: Option<(String, bool)> = sqlx::query_as(
+        "select verdict, refused from scans join builds on builds.id = scans.build_id
          where scans.digest = $1 and builds.function_id = $2 order by scans.scanned_at desc limit 1",
     )
     .bind(digest)
     .bind(function.get())
     .fetch_optional(pool)
     .await?;
-    Ok(verdict.as_deref() == Some("PASSED"))
+    Ok(match newest {
+        Some((verdict, false)) if verdict == "PASSED" => Standing::Passed,
+        Some((verdict, true)) if verdict == "PASSED" => Standing::Refused,
+        _ => Standing::NotPassed,
+    })
+}
+
+/// Whether it may run.
+pub async fn passed(pool: &PgPool, digest: &str, function: FunctionId) -> Result<bool, Error> {
+    Ok(standing(pool, digest, function).await? == Standing::Passed)
 }

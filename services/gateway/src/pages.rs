@@ -24,6 +24,7 @@ pages! {
     "function-not-ready",
     "image-not-found",
     "image-not-scanned",
+    "image-revoked",
     "image-too-large",
     "inputs-too-large",
     "internal",

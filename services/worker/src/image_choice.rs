@@ -4,6 +4,7 @@ use mecapy_proto::v1::Failure;
 use mecapy_proto::{ErrorCode, FunctionId, failure};
 use mecapy_registry::{Digest, ImageRef};
 use mecapy_store::functions::Function;
+use mecapy_store::scans::Standing;
 use mecapy_store::{PgPool, functions, scans};
 
 use crate::Error;
@@ -49,13 +50,17 @@ pub(crate) async fn choose(
         Version::Digest(digest) => digest,
         Version::Tag(tag) => digest_of(sources, &repository, &tag).await?,
     };
-    if !scans::passed(pool, &digest.to_string(), function).await? {
-        return Err(Problem::refused(
+    match scans::standing(pool, &digest.to_string(), function).await? {
+        Standing::Passed => Ok(Choice { repository, digest }),
+        Standing::NotPassed => Err(Problem::refused(
             ErrorCode::ImageNotScanned,
             format!("{repository}@{digest} has no PASSED scan on record, so it is not run"),
-        ));
+        )),
+        Standing::Refused => Err(Problem::refused(
+            ErrorCode::ImageRevoked,
+            format!("{repository}@{digest} passed its scan, but a newer advisory rejects it"),
+        )),
     }
-    Ok(Choice { repository, digest })
 }
 
 /// Reads what is asked for: nothing, a tag, a digest, or a whole reference. Whatever it is, it must be an image
