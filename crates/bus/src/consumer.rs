@@ -130,7 +130,8 @@ impl<H> Consumer<H> {
                 (self.options.durable, Arc::clone(&self.handler), self.outbox.clone());
             let hand_back = hand_back.clone();
             running.spawn(async move {
-                delivery::process(message, durable, handler.as_ref(), &outbox, &hand_back).await;
+                delivery::process::<E, H>(message, durable, handler.as_ref(), &outbox, &hand_back)
+                    .await;
                 drop(permit);
             });
         }

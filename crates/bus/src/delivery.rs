@@ -40,10 +40,10 @@ impl Ended {
     }
 }
 
-pub(crate) async fn process<E: Event>(
+pub(crate) async fn process<E: Event, H: Handler<E>>(
     message: Message,
     durable: Durable,
-    handler: &impl Handler<E>,
+    handler: &H,
     outbox: &Outbox,
     hand_back: &CancellationToken,
 ) {
@@ -83,7 +83,7 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run<E: Event>(&self, handler: &impl Handler<E>) -> Ended {
+    async fn run<E: Event, H: Handler<E>>(&self, handler: &H) -> Ended {
         let event: E = match envelope::read(
             self.message.headers.as_ref(),
             &self.message.payload,
@@ -131,13 +131,15 @@ impl Attempt<'_> {
         }
     }
 
-    async fn handle<E: Event>(
+    async fn handle<E: Event, H: Handler<E>>(
         &self,
-        handler: &impl Handler<E>,
+        handler: &H,
         event: E,
         message_id: &str,
     ) -> Result<Ended, HandlerError> {
-        if inbox::contains(self.outbox.pool(), self.durable.name, message_id).await? {
+        if !H::KNOWS_DUPLICATES
+            && inbox::contains(self.outbox.pool(), self.durable.name, message_id).await?
+        {
             return Ok(Ended::Duplicate);
         }
         let delivery = Delivery {
@@ -150,7 +152,8 @@ impl Attempt<'_> {
     }
 
     /// Inbox, state and outbox in one transaction; then the messages go out.
-    async fn commit(&self, outcome: Outcome, message_id: &str) -> Result<Ended, HandlerError> {
+    async fn commit(&self, mut outcome: Outcome, message_id: &str) -> Result<Ended, HandlerError> {
+        let after = outcome.take_after();
         let mut transaction =
             self.outbox.pool().begin().await.map_err(mecapy_store::Error::from)?;
         let outgoing = outcome.apply(&mut transaction).await?;
@@ -166,6 +169,9 @@ impl Attempt<'_> {
         };
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         self.outbox.send(written).await;
+        if let Some(after) = after {
+            after();
+        }
         Ok(Ended::Handled)
     }
 

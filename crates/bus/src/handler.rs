@@ -13,6 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Handles the events of one subject.
 pub trait Handler<E: Event>: Send + Sync + 'static {
+    /// Whether the handler's own state tells it that an event was handled before. Then the inbox is not asked
+    /// before the work, which spares a round trip; at the commit it has its say all the same.
+    const KNOWS_DUPLICATES: bool = false;
+
     /// Does the outside work, which must bear being done twice, and returns what to write.
     ///
     /// It is called again for the same event as long as its outcome isn't committed.
@@ -124,8 +128,13 @@ type Effect = Box<
         > + Send,
 >;
 
+type After = Box<dyn FnOnce() + Send>;
+
 /// What a handled event changes: part of one transaction with the inbox and the outbox.
-pub struct Outcome(Effect);
+pub struct Outcome {
+    effect: Effect,
+    after: Option<After>,
+}
 
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,7 +145,7 @@ impl fmt::Debug for Outcome {
 impl Outcome {
     /// Nothing changes: the event is for something that has moved on, or is not ours.
     pub fn nothing() -> Self {
-        Self(Box::new(|_| Box::pin(async { Ok(Outgoing::none()) })))
+        Self::commit(|_| Box::pin(async { Ok(Outgoing::none()) }))
     }
 
     /// The changes, as a function on the transaction; what it returns is sent after the commit.
@@ -149,11 +158,23 @@ impl Outcome {
             > + Send
             + 'static,
     {
-        Self(Box::new(effect))
+        Self { effect: Box::new(effect), after: None }
+    }
+
+    /// What follows once the changes are committed and their messages are out; it must not block. Where the changes
+    /// don't come about (a duplicate, a failed commit, the end of the process), it is dropped.
+    #[must_use]
+    pub fn then(mut self, after: impl FnOnce() + Send + 'static) -> Self {
+        self.after = Some(Box::new(after));
+        self
+    }
+
+    pub(crate) fn take_after(&mut self) -> Option<After> {
+        self.after.take()
     }
 
     /// Makes the changes, and says what is to be sent: for the bus, and for tests of handlers.
     pub async fn apply(self, conn: &mut PgConnection) -> Result<Outgoing, mecapy_store::Error> {
-        (self.0)(conn).await
+        (self.effect)(conn).await
     }
 }

@@ -29,6 +29,7 @@ mod results;
 pub mod topology;
 mod trace;
 pub mod waiting;
+mod workers;
 
 pub use backbone::Backbone;
 pub use connection::{Bus, Options};
@@ -37,6 +38,7 @@ pub use handler::{Delivery, Handler, HandlerError, Outcome, Outgoing};
 pub use live::{Live, LiveLines};
 pub use outbox::Outbox;
 pub use results::Results;
+pub use workers::{ParkedStatus, RegistryStatus, WorkerStatus, Workers};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -65,6 +65,22 @@ impl Live {
         }))
     }
 
+    /// Images as they are published: a hint to fetch them early.
+    pub async fn published_images(
+        &self,
+    ) -> Result<impl Stream<Item = mecapy_proto::v1::PushDone> + Send + use<>, crate::Error> {
+        let subscriber = self
+            .bus
+            .client
+            .subscribe("push.done")
+            .await
+            .map_err(|error| crate::Error::jetstream("push.done", error))?;
+        Ok(subscriber.filter_map(|message| async move {
+            crate::envelope::read(message.headers.as_ref(), &message.payload, chrono::Utc::now())
+                .ok()
+        }))
+    }
+
     /// Ids of tasks that are to be cancelled, as they come.
     pub async fn cancelled_tasks(
         &self,

@@ -16,11 +16,15 @@ pub const OPS: &str = "OPS";
 pub const TASKS: &str = "TASKS";
 pub const DEAD_LETTERS: &str = "DLQ";
 pub const TASK_RESULTS: &str = "task-results";
+pub const WORKERS: &str = "workers";
 
 /// A message unacknowledged for this long is delivered again: three missed signs of life.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Deliveries before a message that keeps failing becomes a dead letter.
 pub const MAX_DELIVERIES: u64 = 20;
+
+/// A worker that says nothing for so long is not there any more: three missed signs of life.
+pub const WORKER_SILENCE: Duration = Duration::from_secs(15);
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than a relay takes to send again what a dead process had sent already.
@@ -105,18 +109,36 @@ pub async fn setup(bus: &Bus, setup: &Setup) -> Result<Vec<String>, Error> {
             .map_err(|error| Error::jetstream(format!("consumer {}", durable.name), error))?;
         done.push(format!("consumer {} of {}", durable.name, durable.stream));
     }
-    bus.jetstream
-        .create_or_update_key_value(kv::Config {
+    for config in buckets(setup) {
+        let name = config.bucket.clone();
+        bus.jetstream
+            .create_or_update_key_value(config)
+            .await
+            .map_err(|error| Error::jetstream(format!("bucket {name}"), error))?;
+        done.push(format!("bucket {name}"));
+    }
+    Ok(done)
+}
+
+fn buckets(setup: &Setup) -> [kv::Config; 2] {
+    [
+        kv::Config {
             bucket: TASK_RESULTS.to_owned(),
             description: "Results of tasks, for an hour".to_owned(),
             max_age: Duration::from_secs(60 * 60),
             num_replicas: setup.replicas,
             ..Default::default()
-        })
-        .await
-        .map_err(|error| Error::jetstream(format!("bucket {TASK_RESULTS}"), error))?;
-    done.push(format!("bucket {TASK_RESULTS}"));
-    Ok(done)
+        },
+        kv::Config {
+            bucket: WORKERS.to_owned(),
+            description: "Workers that live, and what they have".to_owned(),
+            max_age: WORKER_SILENCE,
+            // Said again every few seconds: nothing that a restart of the server must keep.
+            storage: stream::StorageType::Memory,
+            num_replicas: setup.replicas,
+            ..Default::default()
+        },
+    ]
 }
 
 fn streams(setup: &Setup) -> Vec<stream::Config> {

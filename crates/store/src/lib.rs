@@ -30,6 +30,7 @@ pub mod stalled;
 pub mod stalled_runs;
 mod state;
 pub mod storage_samples;
+pub mod task_runs;
 pub mod tasks;
 mod turn;
 pub mod usage;

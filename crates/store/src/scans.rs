@@ -118,6 +118,16 @@ pub enum Standing {
     Refused,
 }
 
+impl Standing {
+    pub(crate) fn of(newest: Option<(String, bool)>) -> Self {
+        match newest {
+            Some((verdict, false)) if verdict == "PASSED" => Self::Passed,
+            Some((verdict, true)) if verdict == "PASSED" => Self::Refused,
+            _ => Self::NotPassed,
+        }
+    }
+}
+
 /// How the newest scan of this digest stands, as an image of this function.
 pub async fn standing(
     pool: &PgPool,
@@ -132,11 +142,7 @@ pub async fn standing(
     .bind(function.get())
     .fetch_optional(pool)
     .await?;
-    Ok(match newest {
-        Some((verdict, false)) if verdict == "PASSED" => Standing::Passed,
-        Some((verdict, true)) if verdict == "PASSED" => Standing::Refused,
-        _ => Standing::NotPassed,
-    })
+    Ok(Standing::of(newest))
 }
 
 /// Whether it may run.

@@ -22,6 +22,8 @@ pub const SCANNER: Durable = topology::SCANNER;
 #[derive(Debug, Default)]
 pub struct Echo {
     pub calls: AtomicUsize,
+    /// How often what follows an effect was done.
+    pub followed: AtomicUsize,
     pub seen: Mutex<Vec<String>>,
 }
 
@@ -40,7 +42,11 @@ impl Handler<BuildDone> for Shared {
             _ => {}
         }
         let scan = ScanDone { build_id: event.build_id, ..Default::default() };
-        Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) })))
+        let echo = Arc::clone(&self.0);
+        Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) }))
+            .then(move || {
+                echo.followed.fetch_add(1, Ordering::SeqCst);
+            }))
     }
 }
 

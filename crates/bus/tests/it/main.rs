@@ -7,7 +7,7 @@ mod chain;
 use std::sync::atomic::Ordering;
 
 use chain::{Chain, PATIENCE, SCANNER};
-use mecapy_bus::{Outbox, Outgoing, dead_letters, topology};
+use mecapy_bus::{Outbox, Outgoing, WorkerStatus, Workers, dead_letters, topology};
 use mecapy_proto::v1::{BuildDone, ScanDone};
 use mecapy_store::outbox;
 use mecapy_testkit::eventually;
@@ -38,6 +38,7 @@ async fn a_message_that_comes_twice_has_its_effect_once() {
         ["b1", "b2"],
         "the second b1 was known by the inbox"
     );
+    assert_eq!(replica.echo.followed.load(Ordering::SeqCst), 2);
     eventually("the outbox is empty", PATIENCE, async || {
         (outbox::waiting(&chain.pool, "test").await.unwrap() == 0).then_some(())
     })
@@ -215,4 +216,27 @@ async fn a_handler_that_panics_and_a_message_that_barely_fits_are_dead_letters_t
     let letters = dead_letters::list(&chain.bus, 0, 10).await.unwrap();
     assert_eq!(letters.len(), 2);
     assert!(letters.iter().any(|letter| letter.reason.contains("panicked")), "{letters:?}");
+}
+
+#[tokio::test]
+async fn workers_that_live_are_listed_and_who_says_nothing_is_forgotten() {
+    let chain = Chain::start().await;
+    let workers = Workers::new(chain.bus.clone());
+    assert_eq!(workers.list().await.unwrap(), []);
+    let status = |name: &str, running| WorkerStatus {
+        name: name.to_owned(),
+        slots: 2,
+        running,
+        ..WorkerStatus::default()
+    };
+    for said in [status("host b:9100", 0), status("a", 0), status("a", 1)] {
+        workers.tell(&said).await.unwrap();
+    }
+    assert_eq!(workers.list().await.unwrap(), [status("a", 1), status("host b:9100", 0)]);
+    workers.forget("a").await.unwrap();
+    assert_eq!(workers.list().await.unwrap(), [status("host b:9100", 0)]);
+    eventually("the silent one is forgotten", PATIENCE, async || {
+        workers.list().await.unwrap().is_empty().then_some(())
+    })
+    .await;
 }

@@ -4,6 +4,7 @@
 
 mod bases;
 mod mirror;
+mod task_runs;
 
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, TaskId, failure};
 use mecapy_store::builds::Built;
