@@ -43,6 +43,15 @@ enum Admission {
     Refuse(Rejection),
 }
 
+/// What came of making the version and the build of a request.
+enum Created {
+    Version(u32),
+    /// Another delivery of the same request made them in between.
+    ByAnother,
+    UnknownFunction,
+    Conflict,
+}
+
 impl mecapy_bus::Handler<BuildRequested> for Handler {
     async fn handle(&self, event: BuildRequested, _: &Delivery) -> Result<Outcome, HandlerError> {
         let began = Instant::now();
@@ -116,9 +125,12 @@ impl Handler {
                 self.check_inputs(id, &request).await?;
             }
             None => match self.create(id, &request).await? {
-                Added::Version(version) => request.version = version,
-                Added::UnknownFunction => return refuse(ErrorCode::UnknownFunction, unknown()),
-                Added::Conflict => {
+                Created::Version(version) => request.version = version,
+                Created::ByAnother => return Box::pin(self.admit(id, function, event)).await,
+                Created::UnknownFunction => {
+                    return refuse(ErrorCode::UnknownFunction, unknown());
+                }
+                Created::Conflict => {
                     return refuse(
                         ErrorCode::VersionConflict,
                         format!(
@@ -148,8 +160,9 @@ impl Handler {
         )))
     }
 
-    /// For a producer that didn't come through the gateway: the version and the build are made here.
-    async fn create(&self, id: BuildId, request: &Request) -> Result<Added, HandlerError> {
+    /// For a producer that didn't come through the gateway: the version and the build are made here, together or
+    /// not at all.
+    async fn create(&self, id: BuildId, request: &Request) -> Result<Created, HandlerError> {
         let new = NewVersion {
             python_version: request.python.clone(),
             base_variant: request.variant.clone(),
@@ -157,14 +170,25 @@ impl Handler {
             inputs_sha256: request.inputs_sha256(),
         };
         let mut transaction = self.pool.begin().await.map_err(mecapy_store::Error::from)?;
-        let added =
-            functions::add_version(&mut transaction, request.function_id, request.version, &new)
-                .await?;
-        if let Added::Version(version) = added {
-            builds::create(&mut transaction, id, request.function_id, version).await?;
-            transaction.commit().await.map_err(mecapy_store::Error::from)?;
+        let version = match functions::add_version(
+            &mut transaction,
+            request.function_id,
+            request.version,
+            &new,
+        )
+        .await?
+        {
+            Added::Version(version) => version,
+            Added::UnknownFunction => return Ok(Created::UnknownFunction),
+            Added::Conflict => return Ok(Created::Conflict),
+        };
+        // The transaction that is dropped takes its version along: a build has one version, however many
+        // deliveries of its request there are at once.
+        if !builds::create(&mut transaction, id, request.function_id, version).await? {
+            return Ok(Created::ByAnother);
         }
-        Ok(added)
+        transaction.commit().await.map_err(mecapy_store::Error::from)?;
+        Ok(Created::Version(version))
     }
 
     async fn source(

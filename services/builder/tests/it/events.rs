@@ -210,6 +210,26 @@ async fn a_request_becomes_an_image_a_record_and_an_event_once() {
     assert_eq!(chain.event::<BuildDone>(&next.build_id).await.version, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_several_times_at_once_makes_one_version() {
+    let chain = Chain::start().await;
+    // Refused, so that nothing is built: the version and the build are made before that.
+    let requests: Vec<_> =
+        (0..10).map(|number| chain.request(&format!("import os # {number}\n"), "")).collect();
+    for request in &requests {
+        futures::future::join_all((0..4).map(|_| chain.publish(request))).await;
+    }
+    chain.nothing_is_left_to_do().await;
+    for (number, is_there) in [(10, true), (11, false)] {
+        let version = functions::version(&chain.pool, chain.function, number).await.unwrap();
+        assert_eq!(version.is_some(), is_there, "version {number}");
+    }
+    for request in &requests {
+        assert_eq!(chain.events::<BuildFailed>(&request.build_id).await.len(), 1);
+    }
+    assert_eq!(chain.dead_letters().await, [""; 0]);
+}
+
 #[tokio::test]
 async fn a_refusal_is_told_with_its_code_and_its_log() {
     let chain = Chain::start().await;
