@@ -6,7 +6,8 @@ use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error as EngineError;
 use bollard::query_parameters::{KillContainerOptionsBuilder, WaitContainerOptionsBuilder};
 use futures::StreamExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::{Frames, Report};
@@ -17,13 +18,19 @@ const LATE_EVENT: Duration = Duration::from_secs(1);
 /// How long a container may take to be gone after it was killed, and its streams to end after it.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
+/// How long a parked container's function runs before the engine is asked for its end too. Until then its stream
+/// alone is listened to: a wait costs the engine more than a short function takes.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+/// Inputs that go out in one write with their length.
+const FIRST_WRITE: usize = 64 * 1024;
+
 /// How far a container is accompanied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
     /// Until it has ended.
     Gone,
-    /// Until its runner has told that the function ended well and what its result is: nothing that comes after
-    /// can change the judgement. Whatever else it tells needs the evidence of the container's end.
+    /// Until the runner of a parked container has told that the function ended well and what its result is: nothing
+    /// that comes after can change the judgement. Whatever else it tells needs the evidence of the container's end.
     Told,
 }
 
@@ -43,24 +50,32 @@ pub(crate) struct Ended {
 }
 
 impl Engine {
-    /// From started to ended: writes stdin and half-closes, reads everything, kills at the limit or on
-    /// a cancel.
+    /// From started to ended: writes stdin, reads everything, kills at the limit or on a cancel. stdin is half-closed
+    /// after the inputs; a parked container's has their length before them, and is closed only if it does not end.
     pub(crate) async fn accompany(
         &self,
         container: &str,
         request: &RunRequest,
-        streams: AttachContainerResults,
+        streams: &mut AttachContainerResults,
         until: Until,
         stop: &CancellationToken,
     ) -> Result<Ended, Error> {
         let limits = &request.limits;
-        let mut frames = Frames::new(limits.stdout_bytes, limits.stderr_bytes, limits.output_bytes);
+        let mut frames = Frames::new(limits.stdout_bytes, limits.stderr_bytes, limits.output_bytes)
+            .with_live(request.live.clone());
         let began = tokio::time::Instant::now();
-        let AttachContainerResults { mut output, mut input } = streams;
+        let AttachContainerResults { output, input } = streams;
+        let (close, closing) = oneshot::channel();
+        let mut close = Some(close);
         let feed = async {
             // A container that ends before it has read its inputs breaks this pipe: its end says more
             // than the error could.
-            let _ = input.write_all(&request.stdin).await;
+            if until == Until::Told {
+                let _ = write_measured(input, &request.stdin).await;
+                let _ = closing.await;
+            } else {
+                let _ = input.write_all(&request.stdin).await;
+            }
             let _ = input.shutdown().await;
         };
         let wait = self.exit_code(container, request);
@@ -69,10 +84,20 @@ impl Engine {
         let mut intent = None;
         let mut deadline = began + limits.timeout;
         let (mut fed, mut drained) = (false, false);
+        let mut asks = until == Until::Gone;
+        let ask_after = tokio::time::sleep(ASK_AFTER);
+        tokio::pin!(ask_after);
         let mut exit_code = None;
         while exit_code.is_none() || !drained {
             if until == Until::Told && intent.is_none() && frames.tell_of_success() {
                 break;
+            }
+            asks |= drained || intent.is_some();
+            if frames.are_over()
+                && let Some(close) = close.take()
+            {
+                // What its runner did not tell as a success: it must not wait for more from us.
+                let _ = close.send(());
             }
             tokio::select! {
                 () = stop.cancelled(), if intent.is_none() && exit_code.is_none() => {
@@ -99,7 +124,8 @@ impl Engine {
                     // A broken stream ends here too: whether the container ended is for `wait` to say.
                     Some(Err(_)) | None => drained = true,
                 },
-                code = &mut wait, if exit_code.is_none() => {
+                () = &mut ask_after, if !asks => asks = true,
+                code = &mut wait, if asks && exit_code.is_none() => {
                     exit_code = Some(code?);
                     deadline = tokio::time::Instant::now() + LAST_WORDS;
                 }
@@ -162,6 +188,18 @@ impl Engine {
         let mut events = std::pin::pin!(self.out_of_memory_events(Some(container)));
         Ok(matches!(tokio::time::timeout(LATE_EVENT, events.next()).await, Ok(Some(_))))
     }
+}
+
+/// Eight bytes of length, and the inputs.
+async fn write_measured(
+    input: &mut (impl AsyncWrite + Unpin),
+    inputs: &[u8],
+) -> std::io::Result<()> {
+    let (first, rest) = inputs.split_at(inputs.len().min(FIRST_WRITE));
+    let length = (inputs.len() as u64).to_be_bytes();
+    input.write_all(&[&length, first].concat()).await?;
+    input.write_all(rest).await?;
+    input.flush().await
 }
 
 impl Ended {

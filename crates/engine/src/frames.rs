@@ -15,6 +15,7 @@
 
 use bytes::Bytes;
 
+use crate::OutputSink;
 use crate::capped::{Capped, CappedBuffer};
 
 /// Why a run has no result.
@@ -66,6 +67,8 @@ enum Kind {
 pub(crate) struct Frames {
     stdout: CappedBuffer,
     stderr: CappedBuffer,
+    /// Sees both streams as they come.
+    live: Option<OutputSink>,
     output_limit: usize,
     header: Vec<u8>,
     /// The frame that is being read, and how much of its payload is to come.
@@ -83,6 +86,7 @@ impl Frames {
         Self {
             stdout: CappedBuffer::new(stdout_cap),
             stderr: CappedBuffer::new(stderr_cap),
+            live: None,
             output_limit,
             header: Vec::with_capacity(HEADER_BYTES),
             current: None,
@@ -93,6 +97,10 @@ impl Frames {
             output: None,
             garbled: false,
         }
+    }
+
+    pub(crate) fn with_live(self, live: Option<OutputSink>) -> Self {
+        Self { live, ..self }
     }
 
     /// What the container wrote to its own stderr: a runner that broke, or an image without one.
@@ -123,6 +131,11 @@ impl Frames {
     /// Whether all is told that there is to tell, and it went well.
     pub(crate) fn tell_of_success(&self) -> bool {
         self.exit == Some(0) && self.output.is_some() && !self.garbled
+    }
+
+    /// Whether nothing more is to come, well or not.
+    pub(crate) fn are_over(&self) -> bool {
+        self.output.is_some() || self.garbled
     }
 
     pub(crate) fn finish(self) -> Report {
@@ -164,6 +177,9 @@ impl Frames {
     }
 
     fn take(&mut self, kind: Kind, payload: &[u8]) {
+        if let (Kind::Stdout | Kind::Stderr, Some(live)) = (kind, &self.live) {
+            live.send(payload);
+        }
         match kind {
             Kind::Stdout => self.stdout.push(payload),
             Kind::Stderr => self.stderr.push(payload),

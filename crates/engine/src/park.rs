@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use crate::accompany::Until;
 use crate::frames::HEADER_BYTES;
-use crate::{Engine, Error, RunOutcome, RunRequest};
+use crate::{Engine, Error, OutputSink, RunOutcome, RunRequest};
 
 /// How long the interpreter may take to be up, imports and all.
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -37,13 +37,23 @@ pub struct Turn {
     pub timeout: Duration,
     /// SHA-256 of the code that was laid out, in hex.
     pub code_sha256: String,
+    /// Onlookers.
+    pub live: Option<OutputSink>,
+}
+
+/// A container that has had its turn. Dropping this removes it; the function has ended before.
+#[derive(Debug)]
+pub struct Spent {
+    _container: Owned,
+    /// Closing them would end the container's last process, which costs the machine time as well.
+    _streams: Option<AttachContainerResults>,
 }
 
 /// A container that is removed when this goes.
 #[derive(Debug)]
-struct Owned {
-    engine: Engine,
-    id: Arc<str>,
+pub(crate) struct Owned {
+    pub(crate) engine: Engine,
+    pub(crate) id: Arc<str>,
 }
 
 impl Drop for Owned {
@@ -131,8 +141,13 @@ impl Parked {
     }
 
     /// Its one turn. `Err` means that the function was not run, or not seen to its end: it may be run again
-    /// elsewhere. Dropping the future is a cancel. The container's removal goes on after this has returned.
-    pub async fn run(self, turn: Turn, cancel: &CancellationToken) -> Result<RunOutcome, Error> {
+    /// elsewhere. Dropping the future is a cancel. The container is removed when the caller lets go of it: its
+    /// removal is work for the machine, which can wait until the result is kept.
+    pub async fn run(
+        self,
+        turn: Turn,
+        cancel: &CancellationToken,
+    ) -> Result<(RunOutcome, Spent), Error> {
         let stop = cancel.child_token();
         let _with_the_caller: DropGuard = stop.clone().drop_guard();
         let run = async move { self.run_to_its_end(turn, &stop).await };
@@ -145,14 +160,25 @@ impl Parked {
         mut self,
         turn: Turn,
         stop: &CancellationToken,
+    ) -> Result<(RunOutcome, Spent), Error> {
+        let outcome = self.take_turn(turn, stop).await?;
+        Ok((outcome, Spent { _container: self.container, _streams: self.streams }))
+    }
+
+    async fn take_turn(
+        &mut self,
+        turn: Turn,
+        stop: &CancellationToken,
     ) -> Result<RunOutcome, Error> {
         if stop.is_cancelled() {
             return Ok(RunOutcome::never_started());
         }
-        let lost = || Error::ContainerLost { name: self.request.name.clone() };
-        let Some(streams) = self.streams.take() else { return Err(lost()) };
+        let Some(streams) = self.streams.as_mut() else {
+            return Err(Error::ContainerLost { name: self.request.name.clone() });
+        };
         self.request.stdin = turn.inputs;
         self.request.limits.timeout = turn.timeout;
+        self.request.live = turn.live;
         let (engine, id) = (&self.container.engine, &self.container.id);
         let ended = engine.accompany(id, &self.request, streams, Until::Told, stop).await?;
         match &ended.report.began_with {
@@ -160,7 +186,7 @@ impl Parked {
             Some(_) => return Err(Error::OtherCode { name: self.request.name.clone() }),
             // It was cancelled before it began, or it never began.
             None if stop.is_cancelled() => return Ok(RunOutcome::never_started()),
-            None => return Err(lost()),
+            None => return Err(Error::ContainerLost { name: self.request.name.clone() }),
         }
         let out_of_memory = ended.report.exit != Some(0)
             && engine.ran_out_of_memory(id, &self.request, &ended).await?;

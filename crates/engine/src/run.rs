@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bollard::container::AttachContainerResults;
@@ -17,6 +18,27 @@ use crate::{Capped, Engine, Error, Limits, OutputProblem, hardening};
 
 /// The runner of the base image; `--output-limit=<bytes>` follows.
 pub const RUNNER: [&str; 3] = ["python", "-I", "/opt/mecapy/runner.py"];
+
+/// Gets what a function writes to its stdout and stderr, in pieces as they come. Called between two reads of the
+/// container's stream, so it must not block.
+#[derive(Clone)]
+pub struct OutputSink(Arc<dyn Fn(&[u8]) + Send + Sync>);
+
+impl OutputSink {
+    pub fn new(take: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    pub(crate) fn send(&self, piece: &[u8]) {
+        (self.0)(piece);
+    }
+}
+
+impl std::fmt::Debug for OutputSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OutputSink")
+    }
+}
 
 /// One run.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +59,8 @@ pub struct RunRequest {
     pub runtime: Option<String>,
     /// A file of the engine's host in the place of one of the image.
     pub file: Option<ReadOnlyFile>,
+    /// Onlookers.
+    pub live: Option<OutputSink>,
 }
 
 /// A file of the engine's host that a container sees and can't write to.
@@ -157,9 +181,9 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<RunOutcome, Error> {
         let began = Instant::now();
-        let streams = self.attach_and_start(container, request).await?;
+        let mut streams = self.attach_and_start(container, request).await?;
         let start = began.elapsed();
-        let ended = self.accompany(container, request, streams, Until::Gone, stop).await?;
+        let ended = self.accompany(container, request, &mut streams, Until::Gone, stop).await?;
         let out_of_memory = self.ran_out_of_memory(container, request, &ended).await?;
         Ok(ended.into_outcome(out_of_memory, Duration::ZERO, start))
     }

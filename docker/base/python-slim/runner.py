@@ -1,6 +1,7 @@
 """Runs one function in its container and reports on stdout, in frames.
 
-Inputs come on stdin until its end and become /tmp/inputs.json. The function runs as
+Inputs come on stdin until its end and become /tmp/inputs.json; with --parked after 8 bytes of
+big-endian length, so that nothing has to be closed for them to be whole. The function runs as
 `python user_function.py` in /app, as with a plain `docker run` of the image. What it
 writes, how it ended and its /tmp/output.json go out as frames:
 
@@ -14,7 +15,9 @@ writes, how it ended and its /tmp/output.json go out as frames:
     p      why there is none: output-missing, output-too-large, output-not-a-file
 
 With --parked the function's interpreter is started first and waits (see park.py) until inputs
-have come, which says that the code is in its place too. Without inputs nothing is run.
+have come, which says that the code is in its place too. Without inputs, or with a part of them,
+nothing is run. After a success this waits until it is removed, or stdin ends: a container's end
+costs the machine time, which is better spent on keeping the result.
 
 Standard library only, Python 3.9 and later. The function's user is this process's own,
 so nothing here is a boundary: the container is.
@@ -46,6 +49,7 @@ NOTICEABLE = 75
 # Of a child that has not come to the gate yet.
 LOOK_EVERY_SECONDS = 0.002
 PIECE_BYTES = 64 * 1024
+LENGTH_BYTES = 8
 # More than a pipe can hold: what the function itself wrote before its end is within it.
 REMAINDER_BYTES = 1024 * 1024
 
@@ -60,7 +64,7 @@ def main(argv=None):
     if options.parked:
         function, gate = park(options.imports.split(","))
         frame(b"w", describe_code())
-        if take_inputs() == 0:
+        if not take_measured_inputs():
             # Who parked it has gone away.
             os.killpg(function.pid, signal.SIGKILL)
             return
@@ -75,13 +79,38 @@ def main(argv=None):
     frame(b"x", str(exit_code).encode())
     kind, payload = read_output(options.output_limit)
     frame(kind, payload)
+    if options.parked and exit_code == 0:
+        while os.read(0, PIECE_BYTES):
+            pass
 
 
 def take_inputs():
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(INPUTS, flags, 0o644), "wb") as inputs:
+    with open_inputs() as inputs:
         shutil.copyfileobj(sys.stdin.buffer, inputs, PIECE_BYTES)
-        return inputs.tell()
+
+
+def take_measured_inputs():
+    """False: there are none, or not all came."""
+    header = b""
+    while len(header) < LENGTH_BYTES:
+        piece = os.read(0, LENGTH_BYTES - len(header))
+        if not piece:
+            return False
+        header += piece
+    left = whole = int.from_bytes(header, "big")
+    with open_inputs() as inputs:
+        while left:
+            piece = os.read(0, min(left, PIECE_BYTES))
+            if not piece:
+                return False
+            inputs.write(piece)
+            left -= len(piece)
+    return whole > 0
+
+
+def open_inputs():
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(INPUTS, flags, 0o644), "wb")
 
 
 def park(imports):

@@ -16,7 +16,7 @@ pub(crate) const CODE_PATH: &str = "/app/user_function.py";
 /// And what it must be there, so that a file of ours can stand for it.
 pub(crate) const CODE_MODE: u32 = 0o444;
 /// What the runner of an image must say of itself.
-const PARKS: (&str, &str) = ("org.mecapy.parks", "1");
+const PARKS: (&str, &str) = ("org.mecapy.parks", "2");
 /// The code has at most 1 MB; the rest is the tar's.
 pub(crate) const LAYER_LIMIT: u64 = 2 << 20;
 
@@ -180,7 +180,7 @@ mod tests {
             "os": "linux", "architecture": "amd64",
             "config": {
                 "Env": ["PATH=/bin"], "User": "mecapy", "Cmd": ["python", "user_function.py"],
-                "Labels": {"org.mecapy.parks": "1", "org.mecapy.function.id": "7"},
+                "Labels": {"org.mecapy.parks": "2", "org.mecapy.function.id": "7"},
             },
             "rootfs": {"type": "layers", "diff_ids": [
                 Digest::of(b"base"), Digest::of(b"dependencies"), Digest::of(tar.tar()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mecapy_engine::{Engine, Error as EngineError, Limits, RunOutcome, RunRequest};
+use mecapy_engine::{Engine, Error as EngineError, Limits, OutputSink, RunOutcome, RunRequest};
 use mecapy_proto::{ErrorCode, TaskId};
 use mecapy_store::tasks::Task;
 use mecapy_store::{PgPool, tasks};
@@ -17,7 +17,7 @@ use crate::image_choice::Choice;
 use crate::images::{Held, Images};
 use crate::local_images::FUNCTION_LABEL;
 use crate::pool::{PARKED_LABEL, Pool};
-use crate::slot::{NotRun, Slot};
+use crate::slot::{NotRun, Slot, Used};
 use crate::{Error, metric_definitions as metrics};
 
 /// Whose container it is. At start, a worker removes those of its own name.
@@ -30,6 +30,8 @@ const ATTEMPT_LABEL: &str = "org.mecapy.task.attempt";
 const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A task that runs for so long gives its parked container its name. It costs the engine more than a short task.
+const NAMED_AFTER: Duration = Duration::from_millis(100);
 
 /// What is run.
 pub(crate) struct Execution<'a> {
@@ -43,6 +45,8 @@ pub(crate) struct Execution<'a> {
     pub limits: Limits,
     pub worker: &'a str,
     pub runtime: Option<String>,
+    /// Who sees what the function writes, while it writes.
+    pub live: OutputSink,
     pub cancelled: &'a CancellationToken,
 }
 
@@ -56,7 +60,8 @@ pub(crate) enum Start {
 
 /// How it went.
 pub(crate) enum Ran {
-    Ended(Box<RunOutcome>),
+    /// With what is left of the container that waited for it, if one did.
+    Ended(Box<RunOutcome>, Option<Used>),
     /// A newer attempt has its container here already.
     Overtaken,
 }
@@ -71,7 +76,7 @@ impl Execution<'_> {
         let image = match start {
             Start::Plain(image) => image,
             Start::Parked(slot, code) => match self.run_parked(*slot, &code).await {
-                Some(outcome) => return Ok(Ran::Ended(Box::new(outcome))),
+                Some((outcome, used)) => return Ok(Ran::Ended(Box::new(outcome), Some(used))),
                 None => self.images.take(&self.choice.repository, self.choice.digest).await?.0,
             },
         };
@@ -80,18 +85,24 @@ impl Execution<'_> {
     }
 
     /// None: it was not run, or not seen to its end.
-    async fn run_parked(&self, slot: Slot, code: &Code) -> Option<RunOutcome> {
+    async fn run_parked(&self, slot: Slot, code: &Code) -> Option<(RunOutcome, Used)> {
         // Who looks at the engine sees the task; nobody waits for it.
-        tokio::spawn({
+        let naming = tokio::spawn({
             let (engine, pool) = (self.engine.clone(), self.pool.clone());
             let (container, id) = (slot.parked.id().to_owned(), self.task.id());
             let attempt = self.task.attempt;
-            async move { name_after_task(&engine, &pool, &container, id, attempt).await }
+            async move {
+                tokio::time::sleep(NAMED_AFTER).await;
+                name_after_task(&engine, &pool, &container, id, attempt).await;
+            }
         });
-        match slot.run(code, self.inputs.clone(), &self.limits, self.cancelled).await {
-            Ok(outcome) => {
+        let (inputs, live) = (self.inputs.clone(), self.live.clone());
+        let ran = slot.run(code, inputs, &self.limits, live, self.cancelled).await;
+        naming.abort();
+        match ran {
+            Ok(ran) => {
                 metrics::started("parked");
-                Some(outcome)
+                Some(ran)
             }
             Err(error) => {
                 let is_other_code = matches!(error, NotRun::Engine(EngineError::OtherCode { .. }));
@@ -113,7 +124,7 @@ impl Execution<'_> {
         let mut was_pulled_again = false;
         loop {
             let error = match self.engine.run(self.request(&image), self.cancelled).await {
-                Ok(outcome) => return Ok(Ran::Ended(Box::new(outcome))),
+                Ok(outcome) => return Ok(Ran::Ended(Box::new(outcome), None)),
                 Err(error) => error,
             };
             match error {
@@ -171,6 +182,7 @@ impl Execution<'_> {
             limits: self.limits.clone(),
             stdin: self.inputs.clone(),
             runtime: self.runtime.clone(),
+            live: Some(self.live.clone()),
             ..RunRequest::default()
         }
     }

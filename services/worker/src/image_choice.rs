@@ -1,11 +1,11 @@
 //! Which image a task runs: the function's current one, or the one that it names.
 
 use mecapy_proto::v1::Failure;
-use mecapy_proto::{ErrorCode, FunctionId, failure};
+use mecapy_proto::{ErrorCode, failure};
 use mecapy_registry::{Digest, ImageRef};
-use mecapy_store::functions::Function;
 use mecapy_store::scans::Standing;
-use mecapy_store::{PgPool, functions, scans};
+use mecapy_store::task_runs::KnownFunction;
+use mecapy_store::{PgPool, scans};
 
 use crate::Error;
 use crate::error::Problem;
@@ -35,22 +35,22 @@ enum Version {
 pub(crate) async fn choose(
     pool: &PgPool,
     sources: &Sources,
-    function: FunctionId,
+    function: &KnownFunction,
     asked: &str,
 ) -> Result<Choice, Problem> {
-    let Some(record) = functions::get(pool, function).await? else {
-        return Err(Problem::refused(
-            ErrorCode::UnknownFunction,
-            format!("function {function} is not there any more: it was deleted"),
-        ));
-    };
     let Wanted { repository, version } =
-        wanted(&record, asked, &sources.hosts()).map_err(Problem::Refused)?;
+        wanted(function, asked, &sources.hosts()).map_err(Problem::Refused)?;
     let digest = match version {
         Version::Digest(digest) => digest,
         Version::Tag(tag) => digest_of(sources, &repository, &tag).await?,
     };
-    match scans::standing(pool, &digest.to_string(), function).await? {
+    // Read with the task, where it is the current one that is asked for.
+    let current = function.docker_image.as_deref().map(str::parse::<ImageRef>);
+    let standing = match current {
+        Some(Ok(current)) if current.digest == Some(digest) => function.standing,
+        _ => scans::standing(pool, &digest.to_string(), function.id).await?,
+    };
+    match standing {
         Standing::Passed => Ok(Choice { repository, digest }),
         Standing::NotPassed => Err(Problem::refused(
             ErrorCode::ImageNotScanned,
@@ -65,7 +65,7 @@ pub(crate) async fn choose(
 
 /// Reads what is asked for: nothing, a tag, a digest, or a whole reference. Whatever it is, it must be an image
 /// of this function: a scan says that an image is safe to run, not whose it is.
-fn wanted(function: &Function, asked: &str, hosts: &[&str]) -> Result<Wanted, Failure> {
+fn wanted(function: &KnownFunction, asked: &str, hosts: &[&str]) -> Result<Wanted, Failure> {
     let unknown = |why: String| failure(ErrorCode::ImageNotFound, why);
     let name = format!("user-{}-func-{}", function.owner, function.id);
     let current = function.docker_image.as_deref().map(|image| {
@@ -164,16 +164,10 @@ mod tests {
     const HOSTS: &[&str] = &["primary:5000", "fallback:5000"];
     const REPOSITORY: &str = "mecapy/functions/user-acme-func-7";
 
-    fn function(docker_image: Option<String>) -> Function {
-        Function {
-            id: 7,
-            owner: "acme".to_owned(),
-            name: "stats".to_owned(),
-            current_build: None,
-            docker_image,
-            created_at: chrono::DateTime::UNIX_EPOCH,
-            deleted_at: None,
-        }
+    fn function(docker_image: Option<String>) -> KnownFunction {
+        let id = mecapy_proto::FunctionId::new(7).unwrap();
+        let (owner, standing) = ("acme".to_owned(), Standing::Passed);
+        KnownFunction { id, owner, docker_image, standing }
     }
 
     fn code(asked: &str) -> String {

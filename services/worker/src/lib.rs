@@ -37,12 +37,14 @@ mod imports;
 mod inputs;
 mod json;
 mod leftovers;
+mod live_log;
 mod local_images;
 mod machine_memory;
 mod metric_definitions;
 mod patience;
 mod pool;
 mod pool_plan;
+mod prepare;
 mod pull;
 mod report;
 mod running;
@@ -120,16 +122,17 @@ pub async fn run(
         images,
         parked: pool.clone(),
         running,
+        live: backbone.live.clone(),
         afterwards: afterwards.clone(),
     };
     let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
     backbone.consume::<TaskDispatch, _>(&context, consumer, worker).await;
 
-    pool.close();
-    // What was handed back is being killed now: the process must not end before it.
-    leftovers::remove_all(&engine, &name).await?;
     afterwards.close();
     afterwards.wait().await;
+    pool.close().await;
+    // What was handed back is being killed now: the process must not end before it.
+    leftovers::remove_all(&engine, &name).await?;
     backbone.bus.flush().await;
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use mecapy_engine::{Engine, Error as EngineError, ReadOnlyFile, RunRequest};
 use tokio::sync::{Notify, oneshot};
+use tokio_util::task::TaskTracker;
 
 use crate::code_layer::{CODE_PATH, Code, PoolKey};
 use crate::code_place::{self, CodePlace};
@@ -56,6 +57,7 @@ struct Inner {
     names: Names,
     began: Instant,
     shelves: Mutex<HashMap<PoolKey, Shelf>>,
+    starts: TaskTracker,
     changed: Notify,
 }
 
@@ -82,6 +84,7 @@ impl Pool {
             names: Names::default(),
             began: Instant::now(),
             shelves: Mutex::default(),
+            starts: TaskTracker::new(),
             changed: Notify::new(),
         }))
     }
@@ -114,11 +117,20 @@ impl Pool {
                 None => Err(shelf.wait_for_a_start()),
             }
         };
-        self.0.changed.notify_one();
         match coming {
+            // Another is started when this one's task has ended, or at the next look: a start takes the machine more
+            // than a short task, which would wait for it.
             Ok(slot) => Some(slot),
-            Err(coming) => tokio::time::timeout(WAIT_FOR_A_START, coming?).await.ok()?.ok(),
+            Err(coming) => {
+                self.0.changed.notify_one();
+                tokio::time::timeout(WAIT_FOR_A_START, coming?).await.ok()?.ok()
+            }
         }
+    }
+
+    /// Says that a task has ended, and that there is time to start another container.
+    pub(crate) fn refill(&self) {
+        self.0.changed.notify_one();
     }
 
     /// Learns that functions with these dependencies run here, and that `image` is one of them.
@@ -147,10 +159,12 @@ impl Pool {
         self.0.changed.notify_one();
     }
 
-    /// Removes what waits: the process ends.
-    pub(crate) fn close(&self) {
+    /// Removes what waits: the process ends. What is being started comes to its end, so that it can be removed too.
+    pub(crate) async fn close(&self) {
         self.0.is_off.store(true, Ordering::Relaxed);
         self.shelves().clear();
+        self.0.starts.close();
+        self.0.starts.wait().await;
     }
 
     /// Sees to it, for as long as the process runs, that as many wait as should.
@@ -163,7 +177,7 @@ impl Pool {
             let (starts, surplus) = self.decide();
             drop(surplus);
             for start in starts {
-                tokio::spawn(self.clone().start(start));
+                self.0.starts.spawn(self.clone().start(start));
             }
         }
     }

@@ -2,20 +2,17 @@
 
 use mecapy_bus::{Outcome, Outgoing};
 use mecapy_proto::v1::{CacheOutcome, Failure, TaskDone, TaskStatus, TaskTimings};
-use mecapy_proto::{FunctionId, TaskId};
 use mecapy_registry::Digest;
 use mecapy_store::tasks::{Completion, Task};
-use mecapy_store::{PgConnection, PgPool, StoredFailure, TaskState, tasks, usage};
+use mecapy_store::{PgConnection, PgPool, StoredFailure, TaskState, task_runs, tasks};
 
 use crate::metric_definitions as metrics;
 
 /// What is to be recorded of an attempt.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
-    task: TaskId,
-    function: i64,
-    /// The fence: only if this is still the newest is anything recorded.
-    attempt: i32,
+    /// With its attempt, the fence: only if it is still the newest is anything recorded.
+    task: Task,
     worker: String,
     pub status: TaskStatus,
     pub failure: Option<Failure>,
@@ -30,9 +27,7 @@ impl Report {
     /// An end of which nothing more is known.
     pub(crate) fn of(task: &Task, worker: &str, status: TaskStatus) -> Self {
         Self {
-            task: task.id(),
-            function: task.function_id,
-            attempt: task.attempt,
+            task: task.clone(),
             worker: worker.to_owned(),
             status,
             failure: None,
@@ -54,20 +49,17 @@ impl Report {
         conn: &mut PgConnection,
         pool: &PgPool,
     ) -> Result<Outgoing, mecapy_store::Error> {
-        if !tasks::complete(conn, self.task, self.attempt, &self.completion()).await? {
-            return match tasks::get(pool, self.task).await? {
+        if !task_runs::end(conn, &self.task, &self.completion()).await? {
+            return match tasks::get(pool, self.task.id()).await? {
                 Some(task) if !task.state.is_final() => Err(mecapy_store::Error::Unknown {
                     column: "tasks.attempt",
                     value: format!(
                         "{}, while the result is of attempt {}",
-                        task.attempt, self.attempt
+                        task.attempt, self.task.attempt
                     ),
                 }),
                 _ => Ok(Outgoing::none()),
             };
-        }
-        if let (Some((digest, _)), Ok(function)) = (&self.ran, FunctionId::new(self.function)) {
-            usage::count(conn, &digest.to_string(), function).await?;
         }
         metrics::ended(self.status);
         Ok(Outgoing::event(&self.event()))
@@ -88,9 +80,9 @@ impl Report {
 
     fn event(&self) -> TaskDone {
         TaskDone {
-            task_id: self.task.to_string(),
-            function_id: self.function,
-            attempt: self.attempt.unsigned_abs(),
+            task_id: self.task.id().to_string(),
+            function_id: self.task.function_id,
+            attempt: self.task.attempt.unsigned_abs(),
             status: self.status.into(),
             cache: self.ran.map_or(CacheOutcome::Unspecified, |(_, cache)| cache).into(),
             timings: Some(self.timings),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use mecapy_engine::{Error as EngineError, Limits, Parked, RunOutcome, Turn};
+use mecapy_engine::{Error as EngineError, Limits, OutputSink, Parked, RunOutcome, Spent, Turn};
 use tokio_util::sync::CancellationToken;
 
 use crate::code_layer::Code;
@@ -21,6 +21,16 @@ pub(crate) struct Slot {
     /// Its image stays as long as it runs.
     pub image: Arc<Held>,
     pub name: Name,
+}
+
+/// A slot that has had its turn. Dropping it removes the container, and makes room for another.
+#[derive(Debug)]
+pub(crate) struct Used {
+    // In this order: the container goes before the file that it sees.
+    _spent: Spent,
+    _place: CodePlace,
+    _image: Arc<Held>,
+    _name: Name,
 }
 
 /// A slot's name, known as long as this lives, so that no sweep takes it for a stray.
@@ -60,21 +70,24 @@ pub(crate) enum NotRun {
 }
 
 impl Slot {
-    /// Runs a function, whose dependencies are this slot's. On an error it was not run, or not seen to its end.
+    /// Runs a function, whose dependencies are this slot's. On an error it was not run, or not seen to its end. What
+    /// is left of the slot is dropped when there is time for it.
     pub(crate) async fn run(
         self,
         code: &Code,
         inputs: Bytes,
         limits: &Limits,
+        live: OutputSink,
         cancel: &CancellationToken,
-    ) -> Result<RunOutcome, NotRun> {
-        let Self { parked, place, image: _image, name: _name } = self;
+    ) -> Result<(RunOutcome, Used), NotRun> {
+        let Self { parked, place, image, name } = self;
         let began = Instant::now();
         place.fill(code)?;
         let laid_out = began.elapsed();
-        let turn = Turn { inputs, timeout: limits.timeout, code_sha256: code.sha256() };
-        let mut outcome = parked.run(turn, cancel).await?;
+        let turn =
+            Turn { inputs, timeout: limits.timeout, code_sha256: code.sha256(), live: Some(live) };
+        let (mut outcome, spent) = parked.run(turn, cancel).await?;
         outcome.timings.start = laid_out;
-        Ok(outcome)
+        Ok((outcome, Used { _spent: spent, _place: place, _image: image, _name: name }))
     }
 }

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
-use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Results, topology};
+use mecapy_bus::{Delivery, Handler, HandlerError, Live, Outcome, Results, topology};
 use mecapy_engine::{Engine, RunOutcome};
 use mecapy_objects::Objects;
-use mecapy_proto::v1::{CacheOutcome, Failure, TaskDispatch, TaskStatus, TaskTimings};
-use mecapy_proto::{ErrorCode, FunctionId, TaskId, failure};
+use mecapy_proto::v1::{Failure, TaskDispatch, TaskStatus, TaskTimings};
+use mecapy_proto::{ErrorCode, TaskId, failure};
+use mecapy_store::task_runs::{self, Known, KnownFunction};
 use mecapy_store::tasks::Task;
-use mecapy_store::{PgPool, TaskState, functions, tasks};
+use mecapy_store::{PgPool, TaskState, tasks};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
@@ -23,14 +24,15 @@ use crate::dispatch::Dispatch;
 use crate::ending::{self, Ending};
 use crate::error::Problem;
 use crate::execution::{Execution, Ran, Start};
-use crate::image_choice::{self, Choice};
-use crate::images::{Held, Images};
+use crate::images::Images;
 use crate::patience::patiently;
 use crate::pool::Pool;
+use crate::prepare::Prepared;
 use crate::pull::Sources;
 use crate::report::Report;
 use crate::running::{InHand, Running};
-use crate::{Error, Options, inputs, metric_definitions as metrics, storage};
+use crate::slot::Used;
+use crate::{Error, Options, live_log, metric_definitions as metrics, storage};
 
 /// How often a task that somebody else runs is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -49,20 +51,15 @@ pub(crate) struct Worker {
     pub codes: Codes,
     pub parked: Pool,
     pub running: Running,
+    pub live: Live,
     /// What goes on after a task's end is recorded.
     pub afterwards: TaskTracker,
 }
 
-/// All that a run needs, at hand.
-struct Prepared {
-    choice: Choice,
-    start: Start,
-    cache: CacheOutcome,
-    inputs: Bytes,
-    took: Duration,
-}
-
 impl Handler<TaskDispatch> for Worker {
+    /// The task's row tells.
+    const KNOWS_DUPLICATES: bool = true;
+
     async fn handle(
         &self,
         event: TaskDispatch,
@@ -100,29 +97,30 @@ impl Worker {
     ) -> Result<Outcome, HandlerError> {
         let id = dispatch.task.id;
         let in_hand = self.running.take(id).await;
-        let first_look = self.row(dispatch).await?;
+        let (mut task, mut function) = self.know(dispatch).await?;
+        let first_attempt = task.attempt;
         let mut prepared: Option<Prepared> = None;
         loop {
-            // Waiting and preparing take time, so the row is looked at again after each.
-            let task = self.look(id).await?;
             if task.state.is_final() {
                 return Ok(Outcome::nothing());
             }
             // A redelivery says that its worker is gone. A first delivery of a task that runs is another copy of the
             // message; a raised attempt, another worker's claim.
             let is_anothers = task.state == TaskState::Running
-                && (delivery.count == 1 || task.attempt > first_look.attempt)
+                && (delivery.count == 1 || task.attempt > first_attempt)
                 && !self.is_overdue(&task);
             if is_anothers {
                 tokio::time::sleep(LOOK_EVERY).await;
+                (task, function) = self.know(dispatch).await?;
                 continue;
             }
             if let Some((status, failure)) = self.reason_not_to_run(&task, &in_hand) {
                 return Ok(self.refuse(&task, status, failure));
             }
-            if prepared.is_none() {
-                let preparing =
-                    self.prepare(dispatch, &task).instrument(tracing::info_span!("fetch"));
+            let Some(ready) = prepared.take() else {
+                let preparing = self
+                    .prepare(dispatch, &task, function.as_ref())
+                    .instrument(tracing::info_span!("fetch"));
                 tokio::select! {
                     done = preparing => match done {
                         Ok(done) => prepared = Some(done),
@@ -132,27 +130,32 @@ impl Worker {
                     () = in_hand.cancelled.cancelled() => {}
                 }
                 continue;
+            };
+            // The claim sees what has changed since the row was read.
+            if let Some(claimed) = task_runs::claim(&self.pool, &task, &self.name).await? {
+                return self.run(&claimed, ready, &in_hand).await;
             }
-            let Some(task) = tasks::claim(&self.pool, id, &self.name).await? else { continue };
-            if let Some(prepared) = prepared.take() {
-                return self.run(&task, prepared, &in_hand).await;
-            }
+            prepared = Some(ready);
+            (task, function) = self.know(dispatch).await?;
         }
     }
 
-    /// The task's row. A producer may have published without the gateway: then it is made here.
-    async fn row(&self, dispatch: &Dispatch) -> Result<Task, HandlerError> {
+    /// The task's row and its function. A producer may have published without the gateway: then the row is made here.
+    async fn know(
+        &self,
+        dispatch: &Dispatch,
+    ) -> Result<(Task, Option<KnownFunction>), HandlerError> {
         let new = &dispatch.task;
-        if let Some(task) = tasks::get(&self.pool, new.id).await? {
-            return Ok(task);
+        match task_runs::know(&self.pool, new).await? {
+            Known { task: Some(task), function } => Ok((task, function)),
+            // Somebody else makes the row in this moment.
+            Known { task: None, function: Some(function) } => {
+                Ok((self.look(new.id).await?, Some(function)))
+            }
+            Known { task: None, function: None } => {
+                Err(HandlerError::permanent(format!("unknown function {}", new.function)))
+            }
         }
-        if functions::get(&self.pool, new.function).await?.is_none() {
-            return Err(HandlerError::permanent(format!("unknown function {}", new.function)));
-        }
-        let mut conn = self.pool.acquire().await.map_err(mecapy_store::Error::from)?;
-        tasks::create(&mut conn, new).await?;
-        drop(conn);
-        self.look(new.id).await
     }
 
     async fn look(&self, id: TaskId) -> Result<Task, HandlerError> {
@@ -185,53 +188,6 @@ impl Worker {
         Some((TaskStatus::Failed, failure(ErrorCode::DeadlineExceeded, message)))
     }
 
-    async fn prepare(&self, dispatch: &Dispatch, task: &Task) -> Result<Prepared, Problem> {
-        let began = Instant::now();
-        let function = FunctionId::new(task.function_id)
-            .map_err(|error| Problem::refused(ErrorCode::Internal, error.to_string()))?;
-        let inputs = inputs::read(
-            &self.objects,
-            dispatch.task.id,
-            dispatch.inputs.as_ref(),
-            task.inputs_s3_key.as_deref(),
-        );
-        let image = async {
-            let choice =
-                image_choice::choose(&self.pool, &self.sources, function, &task.image).await?;
-            if let Some(start) = self.parked_start(&choice).await {
-                return Ok((choice, start, CacheOutcome::Hit));
-            }
-            let (image, cache) = self.images.take(&choice.repository, choice.digest).await?;
-            Ok((choice, Start::Plain(image), cache))
-        };
-        let (inputs, (choice, start, cache)) = futures::try_join!(inputs, image)?;
-        metrics::image_asked(cache);
-        Ok(Prepared { choice, start, cache, inputs, took: began.elapsed() })
-    }
-
-    /// A container that waits with this image's dependencies. Whether the image itself is here does not matter.
-    async fn parked_start(&self, choice: &Choice) -> Option<Start> {
-        if !self.parked.has_any() {
-            return None;
-        }
-        let code = self.codes.get(&choice.repository, choice.digest).await?;
-        let slot = self.parked.take(&code).await?;
-        Some(Start::Parked(Box::new(slot), code))
-    }
-
-    /// So that the next task with these dependencies finds a container that waits.
-    fn learn(&self, choice: &Choice, image: Arc<Held>) {
-        if !self.parked.is_on() {
-            return;
-        }
-        let (codes, parked, choice) = (self.codes.clone(), self.parked.clone(), choice.clone());
-        self.afterwards.spawn(async move {
-            if let Some(code) = codes.get(&choice.repository, choice.digest).await {
-                parked.learn(&code, image);
-            }
-        });
-    }
-
     async fn run(
         &self,
         task: &Task,
@@ -253,13 +209,15 @@ impl Worker {
             limits: limits.clone(),
             worker: &self.name,
             runtime: self.options.runtime.clone(),
+            live: live_log::sink(self.live.task_log(task.id())),
             cancelled: &in_hand.cancelled,
         };
         if let Start::Plain(image) = &start {
             self.learn(&choice, Arc::clone(image));
         }
-        let outcome = match execution.run(start).instrument(tracing::info_span!("run")).await {
-            Ok(Ran::Ended(outcome)) => *outcome,
+        let ran = execution.run(start).instrument(tracing::info_span!("run")).await;
+        let (outcome, used) = match ran {
+            Ok(Ran::Ended(outcome, used)) => (*outcome, used),
             Ok(Ran::Overtaken) => return self.wait_out(task).await,
             Err(Problem::Refused(failure)) => {
                 return Ok(self.refuse(task, TaskStatus::Failed, failure));
@@ -283,33 +241,35 @@ impl Worker {
             run_ms: millis(outcome.timings.run),
             store_ms: 0,
         };
-        self.store(task, outcome, ending, report).instrument(tracing::info_span!("store")).await
+        let store = self.store(task, outcome, ending, report);
+        let (recorded, result) = match store.instrument(tracing::info_span!("store")).await? {
+            Some(kept) => kept,
+            None => return self.wait_out(task).await,
+        };
+        let afterwards = self.afterwards(task.id(), result, used);
+        Ok(recorded.into_outcome(self.pool.clone()).then(afterwards))
     }
 
+    /// Keeps what the run left. None: a newer attempt has the task.
     async fn store(
         &self,
         task: &Task,
         outcome: RunOutcome,
         ending: Ending,
         mut report: Report,
-    ) -> Result<Outcome, HandlerError> {
+    ) -> Result<Option<(Report, Option<Bytes>)>, HandlerError> {
         let began = Instant::now();
         let (id, attempt) = (task.id(), task.attempt);
         let streams = (&outcome.stdout, &outcome.stderr);
-        report.result_key =
-            storage::keep(&self.objects, id, attempt, streams, ending.result.as_ref())
-                .await
-                .map_err(HandlerError::transient)?;
+        let keep = storage::keep(&self.objects, id, attempt, streams, ending.result.as_ref());
         // The commit asks again, and decides; but a message that is another attempt's now must neither be
         // acknowledged nor handed back, and here it can be held.
-        if self.is_overtaken(task).await? {
-            return self.wait_out(task).await;
+        let (kept, is_overtaken) = tokio::join!(keep, self.is_overtaken(task));
+        if is_overtaken? {
+            return Ok(None);
         }
+        report.result_key = kept.map_err(HandlerError::transient)?;
         report.timings.store_ms = millis(began.elapsed());
-        if let Some(result) = ending.result {
-            let (results, pool) = (Arc::clone(&self.results), self.pool.clone());
-            self.afterwards.spawn(storage::offer(results, pool, id, attempt, result));
-        }
         tracing::info!(
             task.id = %id,
             function.id = task.function_id,
@@ -318,7 +278,27 @@ impl Worker {
             run_ms = report.timings.run_ms,
             "a task has ended"
         );
-        Ok(report.into_outcome(self.pool.clone()))
+        Ok(Some((report, ending.result)))
+    }
+
+    /// What nobody waits for: the result in the bucket, the used container's removal, another in its place.
+    fn afterwards(
+        &self,
+        id: TaskId,
+        result: Option<Bytes>,
+        used: Option<Used>,
+    ) -> impl FnOnce() + Send + use<> {
+        let (tasks, results, parked) =
+            (self.afterwards.clone(), Arc::clone(&self.results), self.parked.clone());
+        move || {
+            tasks.spawn(async move {
+                if let Some(result) = result {
+                    storage::offer(&results, id, result).await;
+                }
+                drop(used);
+                parked.refill();
+            });
+        }
     }
 
     async fn is_overtaken(&self, task: &Task) -> Result<bool, HandlerError> {

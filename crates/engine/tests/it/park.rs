@@ -1,9 +1,12 @@
 //! Containers that wait: one turn, nothing without inputs, and gone with their owner.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mecapy_engine::{End, Error, Parked, ReadOnlyFile, RunRequest, Turn};
+use mecapy_engine::{
+    End, Error, OutputProblem, OutputSink, Parked, ReadOnlyFile, RunRequest, Turn,
+};
 use mecapy_registry::Digest;
 use mecapy_testkit::{eventually, unique};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +37,7 @@ fn turn(inputs: &'static str, code: &str) -> Turn {
         inputs: inputs.into(),
         timeout: Duration::from_secs(60),
         code_sha256: Digest::of(code.as_bytes()).hex(),
+        live: None,
     }
 }
 
@@ -49,7 +53,15 @@ async fn what_waits_runs_the_code_that_is_laid_out_later_and_goes() {
     assert!(parked.words().ends_with("nothing yet"), "{}", parked.words());
     let code = "import shutil, sys\nshutil.copyfile('/inputs.json', '/output.json')\nprint('said')\nprint('complained', file=sys.stderr)\n";
     std::fs::write(&file, code).unwrap();
-    let outcome = parked.run(turn("[1]", code), &CancellationToken::new()).await.unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let live = Arc::clone(&heard);
+    let live = OutputSink::new(move |piece| live.lock().unwrap().extend_from_slice(piece));
+    let turn = Turn { live: Some(live), ..turn("[1]", code) };
+    let (outcome, spent) = parked.run(turn, &CancellationToken::new()).await.unwrap();
+    let heard = String::from_utf8(heard.lock().unwrap().clone()).unwrap();
+    assert!(heard.contains("said\n") && heard.contains("complained\n"), "{heard}");
+    assert!(container_exists(&name), "it is there as long as it is held");
+    drop(spent);
     assert_eq!((outcome.end, outcome.output.unwrap()), (End::Exited(0), "[1]".into()));
     assert_eq!(
         (outcome.stdout.text(), outcome.stderr.text()),
@@ -107,9 +119,51 @@ async fn an_import_that_can_be_noticed_is_not_done_ahead() {
     ] {
         let (parked, file, name) = park(imports).await;
         std::fs::write(&file, code).unwrap();
-        let outcome = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+        let (outcome, _) = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
         assert_eq!(outcome.output.unwrap(), seen, "{imports:?}");
         assert_eq!(outcome.stdout.text(), "");
+        until_gone(&name).await;
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn large_inputs_pass_whole() {
+    let (parked, file, name) = park(&[]).await;
+    let code = "import os\nopen('/output.json', 'w').write(str(os.stat('/inputs.json').st_size))";
+    std::fs::write(&file, code).unwrap();
+    let inputs = vec![b' '; 3_000_001];
+    let turn = Turn { inputs: inputs.into(), ..turn("", code) };
+    let (outcome, _) = parked.run(turn, &CancellationToken::new()).await.unwrap();
+    assert_eq!(outcome.output.unwrap(), "3000001");
+    until_gone(&name).await;
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn a_function_that_garbles_what_its_runner_tells_fails_at_once() {
+    let (parked, file, name) = park(&[]).await;
+    let code =
+        "import os\nwith open('/proc/%d/fd/1' % os.getppid(), 'wb') as out: out.write(b'!!!!!!')\n";
+    std::fs::write(&file, code).unwrap();
+    let (outcome, _) = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+    assert_eq!((outcome.end, outcome.output), (End::Exited(0), Err(OutputProblem::Garbled)));
+    until_gone(&name).await;
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn a_failure_is_told_with_the_evidence_of_its_end() {
+    for (code, end) in [
+        ("raise SystemExit(137)", End::Exited(137)),
+        ("import os; os.kill(os.getpid(), 9)", End::Signaled(9)),
+        ("import os, time; time.sleep(2); os.kill(os.getpid(), 11)", End::Signaled(11)),
+        ("held = bytearray(3 << 30)", End::OutOfMemory),
+    ] {
+        let (parked, file, name) = park(&[]).await;
+        std::fs::write(&file, code).unwrap();
+        let (outcome, _) = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+        assert_eq!(outcome.end, end, "{code}");
         until_gone(&name).await;
         std::fs::remove_file(file).unwrap();
     }

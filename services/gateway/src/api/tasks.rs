@@ -206,7 +206,11 @@ impl Api {
                 log.extend_from_slice(&part);
             }
         }
-        if found {
+        // A stream that nothing was written to has no object.
+        let has_run = task.attempt > 0
+            && task.state.is_final()
+            && !matches!(task.state, TaskState::Lost | TaskState::Cancelled);
+        if found || has_run {
             return Ok(log.freeze());
         }
         Err(Error::NotFound(format!("log of task {id}: it is {}", task.state)))

@@ -163,6 +163,8 @@ async fn what_a_function_wrote_is_read_by_stream_or_both() {
     let path = format!("/tasks/{id}/logs");
     assert_eq!(door.get(&path).await.problem(), (404, "not-found", ""));
     door.complete(id, TaskState::Failed, None).await;
+    let silent = door.get(&path).await;
+    assert_eq!((silent.status, silent.body), (200, json!("")), "it wrote nothing");
     door.objects.put(&Key::task_stdout(id, 1), Bytes::from_static(b"out\n")).await.unwrap();
     door.objects.put(&Key::task_stderr(id, 1), Bytes::from_static(b"err\n")).await.unwrap();
     assert_eq!(door.get(&path).await.body, json!("out\nerr\n"));

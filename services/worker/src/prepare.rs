@@ -1,0 +1,84 @@
+//! What a run needs, fetched before an attempt is taken: the inputs, and a container that waits or an image.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mecapy_proto::ErrorCode;
+use mecapy_proto::v1::CacheOutcome;
+use mecapy_store::task_runs::KnownFunction;
+use mecapy_store::tasks::Task;
+
+use crate::dispatch::Dispatch;
+use crate::error::Problem;
+use crate::execution::Start;
+use crate::image_choice::{self, Choice};
+use crate::images::Held;
+use crate::worker::Worker;
+use crate::{inputs, metric_definitions as metrics};
+
+/// All that a run needs, at hand.
+pub(crate) struct Prepared {
+    pub choice: Choice,
+    pub start: Start,
+    pub cache: CacheOutcome,
+    pub inputs: Bytes,
+    pub took: Duration,
+}
+
+impl Worker {
+    pub(crate) async fn prepare(
+        &self,
+        dispatch: &Dispatch,
+        task: &Task,
+        function: Option<&KnownFunction>,
+    ) -> Result<Prepared, Problem> {
+        let began = Instant::now();
+        let function = function.ok_or_else(|| {
+            let message =
+                format!("function {} is not there any more: it was deleted", task.function_id);
+            Problem::refused(ErrorCode::UnknownFunction, message)
+        })?;
+        let inputs = inputs::read(
+            &self.objects,
+            dispatch.task.id,
+            dispatch.inputs.as_ref(),
+            task.inputs_s3_key.as_deref(),
+        );
+        let image = async {
+            let choice =
+                image_choice::choose(&self.pool, &self.sources, function, &task.image).await?;
+            if let Some(start) = self.parked_start(&choice).await {
+                return Ok((choice, start, CacheOutcome::Hit));
+            }
+            let (image, cache) = self.images.take(&choice.repository, choice.digest).await?;
+            Ok((choice, Start::Plain(image), cache))
+        };
+        let (inputs, (choice, start, cache)) = futures::try_join!(inputs, image)?;
+        metrics::image_asked(cache);
+        Ok(Prepared { choice, start, cache, inputs, took: began.elapsed() })
+    }
+
+    /// A container that waits with this image's dependencies. Whether the image itself is here does not matter.
+    async fn parked_start(&self, choice: &Choice) -> Option<Start> {
+        if !self.parked.has_any() {
+            return None;
+        }
+        let code = self.codes.get(&choice.repository, choice.digest).await?;
+        let slot = self.parked.take(&code).await?;
+        Some(Start::Parked(Box::new(slot), code))
+    }
+
+    /// So that the next task with these dependencies finds a container that waits.
+    pub(crate) fn learn(&self, choice: &Choice, image: Arc<Held>) {
+        if !self.parked.is_on() {
+            return;
+        }
+        let (codes, parked, choice) = (self.codes.clone(), self.parked.clone(), choice.clone());
+        self.afterwards.spawn(async move {
+            if let Some(code) = codes.get(&choice.repository, choice.digest).await {
+                parked.learn(&code, image);
+            }
+        });
+    }
+}
