@@ -7,10 +7,11 @@ use futures::TryStreamExt as _;
 
 use crate::copier::{Copier, Target};
 use crate::progress::Meter;
-use crate::uploads::{Session, Start};
+use crate::uploads::Start;
 use crate::{Descriptor, Error, ProgressSink, Source, retry};
 
-/// A smaller blob, like a config or the layer of a function's code, is sent sooner than it is looked for elsewhere.
+/// A smaller blob, like a config or the layer of a function's code, is hardly ever there, and sent sooner than it is
+/// looked for.
 const WORTH_LOOKING_FOR: u64 = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,53 +78,60 @@ impl Copier {
         }
         // Where a mount can't but succeed, it also answers whether the blob is there, at the price of one call.
         let surest = self.is_home(from).then_some(from.repository.as_str()).or(holder.as_deref());
-        let was_asked = surest.is_none();
-        if was_asked && registry.blob_exists_once(&to.repository, &blob.digest).await? {
-            return Ok(Moved::Skipped);
-        }
-        let elsewhere = to.mount_from.iter().map(String::as_str);
-        let candidates: Vec<&str> = match surest {
-            Some(surest) => vec![surest],
-            None if blob.size < WORTH_LOOKING_FOR => Vec::new(),
-            None => elsewhere.filter(|repository| *repository != to.repository).collect(),
+        let left = match surest {
+            Some(surest) => match self.mount(to, blob, &[surest]).await? {
+                Some(Start::Mounted) => return Ok(Moved::Mounted),
+                left => {
+                    if registry.blob_exists_once(&to.repository, &blob.digest).await? {
+                        self.cancel(to, left).await;
+                        return Ok(Moved::Skipped);
+                    }
+                    left
+                }
+            },
+            None if blob.size < WORTH_LOOKING_FOR => None,
+            None => {
+                if registry.blob_exists_once(&to.repository, &blob.digest).await? {
+                    return Ok(Moved::Skipped);
+                }
+                let elsewhere = to.mount_from.iter().map(String::as_str);
+                let candidates: Vec<&str> =
+                    elsewhere.filter(|repository| *repository != to.repository).collect();
+                match self.mount(to, blob, &candidates).await? {
+                    Some(Start::Mounted) => return Ok(Moved::Mounted),
+                    left => left,
+                }
+            }
         };
-        let session = match self.mount(to, blob, &candidates).await? {
-            Start::Mounted => return Ok(Moved::Mounted),
-            Start::Session(session) => session,
-        };
-        if !was_asked && registry.blob_exists_once(&to.repository, &blob.digest).await? {
-            registry.cancel_upload(&to.repository, session).await;
-            return Ok(Moved::Skipped);
-        }
-        self.send(from, to, blob, session, meter).await?;
-        Ok(Moved::Sent)
+        self.send(from, to, blob, left, meter).await
     }
 
-    /// Tries each repository; what is left is a session to upload by.
+    async fn cancel(&self, to: &Target, left: Option<Start>) {
+        if let Some(Start::Session(session)) = left {
+            self.0.to.cancel_upload(&to.repository, session).await;
+        }
+    }
+
+    /// Tries each repository. A session may be left, to upload by.
     async fn mount(
         &self,
         to: &Target,
         blob: &Descriptor,
         candidates: &[&str],
-    ) -> Result<Start, Error> {
+    ) -> Result<Option<Start>, Error> {
         let registry = &self.0.to;
         let mut left = None;
         for repository in candidates {
-            if let Some(session) = left.take() {
-                registry.cancel_upload(&to.repository, session).await;
-            }
+            self.cancel(to, left.take()).await;
             match registry.start_upload(&to.repository, &blob.digest, Some(repository)).await {
-                Ok(Start::Mounted) => return Ok(Start::Mounted),
-                Ok(Start::Session(session)) => left = Some(session),
+                Ok(Start::Mounted) => return Ok(Some(Start::Mounted)),
+                Ok(session) => left = Some(session),
                 // It is no more than a guess that it is there, and that we may read it.
                 Err(error) if error.is_unauthorized() || error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
         }
-        match left {
-            Some(session) => Ok(Start::Session(session)),
-            None => registry.start_upload(&to.repository, &blob.digest, None).await,
-        }
+        Ok(left)
     }
 
     async fn send(
@@ -131,12 +139,25 @@ impl Copier {
         from: &Source,
         to: &Target,
         blob: &Descriptor,
-        session: Session,
+        left: Option<Start>,
         meter: &Meter,
-    ) -> Result<(), Error> {
+    ) -> Result<Moved, Error> {
         let registry = &self.0.to;
         let _slot = registry.pace().slot().await;
-        let content = match from.registry.open_blob(&from.repository, blob).await {
+        let start = async {
+            match left {
+                Some(left) => Ok(left),
+                None => registry.start_upload(&to.repository, &blob.digest, None).await,
+            }
+        };
+        // Neither end waits for the other to begin.
+        let opening = from.registry.open_blob(&from.repository, blob);
+        let (start, content) = futures::join!(start, opening);
+        let session = match start? {
+            Start::Session(session) => session,
+            Start::Mounted => return Ok(Moved::Mounted),
+        };
+        let content = match content {
             Ok(content) => content,
             Err(error) => {
                 registry.cancel_upload(&to.repository, session).await;
@@ -156,6 +177,6 @@ impl Copier {
             Ok(()) => registry.pace().fine(),
             Err(_) => meter.take_back(counted.load(Ordering::Relaxed)),
         }
-        result
+        result.map(|()| Moved::Sent)
     }
 }

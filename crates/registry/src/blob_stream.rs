@@ -12,11 +12,11 @@ use reqwest::Response;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
-use crate::exchange::PATIENCE;
+use crate::patience::{LEAST, Patience};
 use crate::registry::Registry;
 use crate::{Descriptor, Digest, Error, Hasher, metric_definitions as names};
 
-/// How often in a row a download may break without a new byte: 12 s in all. One that ends in good order, but early,
+/// How often in a row a download may break with hardly a new byte: 12 s in all. One that ends in good order, but early,
 /// is likelier a lack than a break.
 const MAX_BREAKS: u32 = 6;
 const MAX_EARLY_ENDS: u32 = 2;
@@ -60,6 +60,8 @@ impl BlobStream {
             response,
             to_skip: 0,
             breaks: 0,
+            since_break: 0,
+            patience: Patience::new(registry.patience()),
             check,
             received,
         };
@@ -94,8 +96,10 @@ struct Source {
     response: Response,
     /// Bytes of the answer that were had already: it began before where it should.
     to_skip: u64,
-    /// Since a byte came that was new.
+    /// Since a fair number of bytes came that were new.
     breaks: u32,
+    since_break: u64,
+    patience: Patience,
     check: Check,
     received: Counter,
 }
@@ -106,7 +110,10 @@ impl Source {
             let broken = match self.read().await {
                 Ok(Some(piece)) => {
                     let Some(piece) = self.unseen(piece) else { continue };
-                    self.breaks = 0;
+                    self.since_break += piece.len() as u64;
+                    if self.since_break >= LEAST {
+                        self.breaks = 0;
+                    }
                     self.check.add(&piece)?;
                     return Ok(Some(piece));
                 }
@@ -122,13 +129,15 @@ impl Source {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Error> {
-        match tokio::time::timeout(PATIENCE, self.response.chunk()).await {
-            Ok(Ok(piece)) => {
-                self.received.increment(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        match self.patience.wait(self.response.chunk()).await {
+            Some(Ok(piece)) => {
+                let bytes = piece.as_ref().map_or(0, Bytes::len);
+                self.received.increment(bytes as u64);
+                self.patience.moved(bytes);
                 Ok(piece)
             }
-            Ok(Err(e)) => Err(Error::transport(&self.check.host, &self.check.subject, e)),
-            Err(_) => Err(self.registry.timed_out(&self.check.subject)),
+            Some(Err(e)) => Err(Error::transport(&self.check.host, &self.check.subject, e)),
+            None => Err(self.registry.timed_out(&self.check.subject)),
         }
     }
 
@@ -162,6 +171,8 @@ impl Source {
                         "a broken download goes on"
                     );
                     self.response = response;
+                    self.patience = Patience::new(self.patience.whole());
+                    self.since_break = 0;
                     self.to_skip = from - begins;
                     return Ok(());
                 }

@@ -52,6 +52,14 @@ pub struct Look {
     tags_to_move: Vec<String>,
 }
 
+/// An image that is at the destination, whole.
+#[derive(Clone, Debug)]
+pub struct Brought {
+    pub report: CopyReport,
+    /// As the destination serves it. A tag is moved by putting this under it.
+    pub manifest: Manifest,
+}
+
 impl Look {
     /// A copy has nothing to do, not even for a tag.
     pub fn is_unchanged(&self) -> bool {
@@ -86,6 +94,30 @@ impl Copier {
         self.copy_seen(&look, from, to, progress).await
     }
 
+    /// The same without a tag.
+    pub async fn bring_image(
+        &self,
+        from: &Source,
+        repository: &str,
+        progress: &ProgressSink,
+    ) -> Result<Brought, Error> {
+        let to = Target { repository: repository.to_owned(), ..Target::default() };
+        // Most are new there, so what the image is made of is read meanwhile.
+        let (look, plan) = futures::join!(
+            self.look(from, &to),
+            Plan::read(&from.registry, &from.repository, &from.digest)
+        );
+        let (report, verified) = match look?.is_whole {
+            true => Default::default(),
+            false => self.content(from, &to, plan?, progress).await?,
+        };
+        let manifest = match verified {
+            Some(manifest) => manifest,
+            None => self.0.to.manifest(repository, &from.digest.to_string()).await?,
+        };
+        Ok(Brought { report, manifest })
+    }
+
     /// The same after a look that was had already.
     pub async fn copy_seen(
         &self,
@@ -97,14 +129,8 @@ impl Copier {
         let (mut report, verified) = if look.is_whole {
             Default::default()
         } else {
-            match self.content(from, to, progress).await {
-                // What this process remembers of the destination is out of date: blobs were deleted there.
-                Err((error, plan)) if is_blob_unknown(&error) => {
-                    self.0.holders.forget(plan.into_iter().flat_map(|plan| plan.all_blobs()));
-                    self.content(from, to, progress).await.map_err(|(error, _)| error)?
-                }
-                other => other.map_err(|(error, _)| error)?,
-            }
+            let plan = Plan::read(&from.registry, &from.repository, &from.digest).await?;
+            self.content(from, to, plan, progress).await?
         };
         self.move_tags(from.digest, &to.repository, &look.tags_to_move, verified).await?;
         report.is_unchanged = look.is_unchanged();
@@ -139,43 +165,51 @@ impl Copier {
         Ok(Foreseen { is_unchanged: false, missing, bytes })
     }
 
-    /// What is there: a call for each tag, and one more when no tag leads to the image.
+    /// What is there: one call for an image that is not, and one more for each tag of one that is.
     pub async fn look(&self, from: &Source, to: &Target) -> Result<Look, Error> {
-        let resolves =
-            to.tags.iter().map(|tag| async move { self.0.to.resolve(&to.repository, tag).await });
-        let tags = futures::future::try_join_all(resolves).await?;
-        let leads_there =
-            |there: &Option<Descriptor>| there.as_ref().is_some_and(|to| to.digest == from.digest);
-        let tags_to_move = to
-            .tags
-            .iter()
-            .zip(&tags)
-            .filter(|(_, there)| !leads_there(there))
-            .map(|(tag, _)| tag.clone())
-            .collect();
-        let there = match tags.into_iter().find(leads_there).flatten() {
-            Some(there) => Some(there),
-            None => self.0.to.resolve(&to.repository, &from.digest.to_string()).await?,
+        let there = self.0.to.resolve(&to.repository, &from.digest.to_string()).await?;
+        let Some(there) = there else {
+            // No tag leads to what is not there.
+            return Ok(Look { is_whole: false, tags_to_move: to.tags.clone() });
         };
-        // An image's manifest was accepted only with its blobs. The child of an index may have been
-        // deleted since, which registries allow, so an index is looked through.
-        let is_whole = there.is_some_and(|there| !is_index(&there));
-        Ok(Look { is_whole, tags_to_move })
+        let tags = self.leads(to).await?;
+        let moved = to.tags.iter().zip(tags).filter(|(_, lead)| !is_at(lead, &from.digest));
+        Ok(Look {
+            is_whole: is_whole(&there),
+            tags_to_move: moved.map(|(tag, _)| tag.clone()).collect(),
+        })
+    }
+
+    /// Whether a copy has nothing to do: one call for each tag, where [`Copier::look`] takes one more.
+    pub async fn is_unchanged(&self, from: &Source, to: &Target) -> Result<bool, Error> {
+        if to.tags.is_empty() {
+            return Ok(self.look(from, to).await?.is_unchanged());
+        }
+        let tags = self.leads(to).await?;
+        Ok(tags.iter().all(|lead| is_at(lead, &from.digest) && lead.as_ref().is_some_and(is_whole)))
+    }
+
+    /// Where each tag leads.
+    async fn leads(&self, to: &Target) -> Result<Vec<Option<Descriptor>>, Error> {
+        let leads = to.tags.iter().map(|tag| self.0.to.resolve(&to.repository, tag));
+        futures::future::try_join_all(leads).await
     }
 
     /// Everything but the tags. Gives the manifest as the destination serves it, if it was new there.
-    async fn content(
+    pub(crate) async fn content(
         &self,
         from: &Source,
         to: &Target,
+        plan: Plan,
         progress: &ProgressSink,
-    ) -> Result<(CopyReport, Option<Manifest>), (Error, Option<Plan>)> {
-        let plan = Plan::read(&from.registry, &from.repository, &from.digest)
-            .await
-            .map_err(|error| (error, None))?;
+    ) -> Result<(CopyReport, Option<Manifest>), Error> {
         match self.planned(from, to, &plan, progress).await {
-            Ok(done) => Ok(done),
-            Err(error) => Err((error, Some(plan))),
+            // What this process remembers of the destination is out of date: blobs were deleted there.
+            Err(error) if is_blob_unknown(&error) => {
+                self.0.holders.forget(plan.all_blobs());
+                self.planned(from, to, &plan, progress).await
+            }
+            done => done,
         }
     }
 
@@ -271,9 +305,15 @@ impl Copier {
     }
 }
 
-fn is_index(there: &Descriptor) -> bool {
+/// An image's manifest was accepted only with its blobs. The child of an index may have been deleted since, which
+/// registries allow, so an index is looked through.
+fn is_whole(there: &Descriptor) -> bool {
     use crate::media_types::{DOCKER_LIST, OCI_INDEX};
-    matches!(there.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    !matches!(there.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+}
+
+fn is_at(lead: &Option<Descriptor>, digest: &Digest) -> bool {
+    lead.as_ref().is_some_and(|lead| lead.digest == *digest)
 }
 
 /// The answer to a manifest that names what the registry has not got (distribution specification, code 1 and 3).

@@ -1,6 +1,6 @@
 //! One call to a registry: credentials, time limits, metrics, and a status turned into an error.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
@@ -12,11 +12,10 @@ use url::Url;
 use crate::auth::{TokenRequest, TokenResponse};
 use crate::challenge::{Challenge, Scope};
 use crate::manifest::ACCEPT_MANIFESTS;
+use crate::patience::Patience;
 use crate::registry::Registry;
 use crate::{Error, metric_definitions as names, retry};
 
-/// How long a registry may take to begin an answer, and between two pieces of one.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Error bodies and tokens are small; more than this is not read.
 const MAX_SMALL_BODY: u64 = 256 * 1024;
 const MAX_DETAIL: usize = 500;
@@ -127,7 +126,7 @@ impl Registry {
         if self.origin().owns(url) { self.auth().header(self, scope).await } else { Ok(None) }
     }
 
-    /// Sends a request that must be answered within [`PATIENCE`].
+    /// Sends a request, and waits for its answer as long as the registry is waited for.
     async fn execute(
         &self,
         operation: &'static str,
@@ -136,7 +135,7 @@ impl Registry {
     ) -> Result<Response, Error> {
         self.pace().open().await;
         let sending = async {
-            match tokio::time::timeout(PATIENCE, self.http().execute(request)).await {
+            match tokio::time::timeout(self.patience(), self.http().execute(request)).await {
                 Ok(result) => result.map_err(|e| Error::transport(self.host(), subject, e)),
                 Err(_) => Err(self.timed_out(subject)),
             }
@@ -204,12 +203,14 @@ impl Registry {
         limit: u64,
     ) -> Result<Bytes, Error> {
         let mut body = BytesMut::new();
+        let mut patience = Patience::new(self.patience());
         loop {
-            let piece = match tokio::time::timeout(PATIENCE, response.chunk()).await {
-                Ok(result) => result.map_err(|e| Error::transport(self.host(), subject, e))?,
-                Err(_) => return Err(self.timed_out(subject)),
+            let piece = match patience.wait(response.chunk()).await {
+                Some(result) => result.map_err(|e| Error::transport(self.host(), subject, e))?,
+                None => return Err(self.timed_out(subject)),
             };
             let Some(piece) = piece else { return Ok(body.freeze()) };
+            patience.moved(piece.len());
             if (body.len() + piece.len()) as u64 > limit {
                 return Err(Error::TooLarge {
                     host: self.host().to_owned(),
@@ -225,7 +226,7 @@ impl Registry {
         Error::TimedOut {
             host: self.host().to_owned(),
             subject: subject.to_owned(),
-            after: PATIENCE,
+            after: self.patience(),
         }
     }
 

@@ -3,17 +3,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::Instant;
 
 use crate::Digest;
 
 /// More than any run needs; then everything is learned anew, which costs calls and nothing else.
 const MAX_KNOWN: usize = 20_000;
+/// What was seen longer ago is looked at again. A registry refuses a manifest whose blobs are gone, and then all of it is
+/// looked at; one that doesn't refuse is wrong for no longer than this.
+const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Default)]
 pub(crate) struct Holders {
-    known: Mutex<HashMap<Digest, Arc<str>>>,
+    known: Mutex<HashMap<Digest, (Arc<str>, Instant)>>,
     turns: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
 }
 
@@ -26,7 +31,11 @@ pub(crate) struct Turn<'a> {
 
 impl Holders {
     pub(crate) fn get(&self, digest: &Digest) -> Option<Arc<str>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(digest)
+            .filter(|(_, seen_at)| seen_at.elapsed() < KNOWN_FOR)
+            .map(|(repository, _)| Arc::clone(repository))
     }
 
     /// The newest holder is the likeliest to be there tomorrow.
@@ -35,7 +44,7 @@ impl Holders {
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
-        known.insert(digest, repository.into());
+        known.insert(digest, (repository.into(), Instant::now()));
     }
 
     pub(crate) fn forget(&self, digests: impl IntoIterator<Item = Digest>) {
@@ -88,13 +97,16 @@ mod tests {
         assert!(holders.turns.lock().unwrap().is_empty());
     }
 
-    #[test]
-    fn what_was_learned_can_be_forgotten() {
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learned_can_be_forgotten_and_gets_old() {
         let (holders, digest) = (Holders::default(), Digest::of(b"one"));
         holders.learn(digest, "a");
         holders.learn(digest, "b");
         assert_eq!(holders.get(&digest).as_deref(), Some("b"));
         holders.forget([digest]);
+        assert_eq!(holders.get(&digest), None);
+        holders.learn(digest, "c");
+        tokio::time::advance(KNOWN_FOR).await;
         assert_eq!(holders.get(&digest), None);
     }
 }

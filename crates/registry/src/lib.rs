@@ -22,6 +22,7 @@
 //! 9. All calls to one registry keep one pace: at most ten uploads at once, fewer after a 429 or 503, none while it
 //!    asked for patience.
 //! 10. A [`Copier`] sends a blob once, however many of its images share it, and mounts it after.
+//! 11. Who sends or takes hardly a byte is given up like one that does nothing.
 //!
 //! # The way of the data
 //!
@@ -42,6 +43,7 @@ mod config_patch;
 mod copier;
 mod copy;
 mod copy_plan;
+mod copy_referrers;
 mod digest;
 mod error;
 mod exchange;
@@ -56,7 +58,9 @@ pub mod metric_definitions;
 mod options;
 mod origin;
 mod pace;
+mod patience;
 mod progress;
+mod referrers;
 mod registries;
 mod registry;
 mod retry;
@@ -66,7 +70,7 @@ mod verify;
 pub use append::{Appended, Base, append_layer};
 pub use blob_stream::BlobStream;
 pub use config_patch::ConfigPatch;
-pub use copier::{Copier, Foreseen, Look, Target};
+pub use copier::{Brought, Copier, Foreseen, Look, Target};
 pub use copy::{CopyReport, Destination, Source, copy_image};
 pub use digest::{Digest, Hasher};
 pub use error::Error;
@@ -79,6 +83,7 @@ pub use layer::{LayerFile, TarLayer};
 pub use manifest::{Content, Descriptor, Manifest, Platform, media_types};
 pub use options::{GhcrOptions, InventoryOptions, Options, ScalewayOptions};
 pub use progress::{Progress, ProgressSink};
+pub use referrers::{Artifact, Referrer, referrers_tag};
 pub use registries::Registries;
 pub use registry::Registry;
 pub use verify::{Verified, Verifier};

@@ -66,7 +66,7 @@ impl Registry {
         Err(self.nonsense(&call.subject, "its pages do not end"))
     }
 
-    fn next_url(&self, call: &Call, next: &str) -> Result<Url, Error> {
+    pub(crate) fn next_url(&self, call: &Call, next: &str) -> Result<Url, Error> {
         let url = self.origin().follow(&call.url, next);
         match url {
             Ok(url) if url == call.url => {
@@ -79,7 +79,7 @@ impl Registry {
 }
 
 /// The target of `Link: <target>; rel="next"`.
-fn next_page(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn next_page(headers: &HeaderMap) -> Option<String> {
     headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).find_map(|value| {
         let (target, parameters) = value.trim().strip_prefix('<')?.split_once('>')?;
         let is_next = parameters.split(';').any(|parameter| {

@@ -10,7 +10,7 @@ use crate::inventory::{GhcrInventory, ScalewayInventory};
 use crate::{DistributionInventory, Error, Inventory, Registry};
 
 /// One registry. Only `host` is required.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// The registry's name inside image references: `rg.fr-par.scw.cloud`, `127.0.0.1:5001`.
@@ -25,6 +25,9 @@ pub struct Options {
     pub plain_http: bool,
     /// What is uploaded at most, in bytes per second, by this process. None: no cap.
     pub max_bytes_per_second: Option<u64>,
+    /// How long it may take to begin an answer, and to go on with one. An upload may stand still five times as long:
+    /// after its last byte a registry may first move the blob to its place.
+    pub patience_seconds: u64,
     /// PEM certificates trusted besides the system's.
     pub ca_bundle: Option<PathBuf>,
     /// How the janitor lists and deletes what it holds. None: by the registry API.
@@ -69,6 +72,22 @@ pub struct GhcrOptions {
     pub api: Option<Url>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            endpoint: None,
+            username: None,
+            password: None,
+            plain_http: false,
+            max_bytes_per_second: None,
+            patience_seconds: 60,
+            ca_bundle: None,
+            inventory: None,
+        }
+    }
+}
+
 impl Options {
     /// Lists and deletes what the registry holds.
     pub fn inventory(&self) -> Result<Box<dyn Inventory>, Error> {
@@ -94,6 +113,7 @@ impl Options {
             false => Err(ConfigError::key(key(at), format!("must be set: {what}"))),
         };
         required("host", !self.host.is_empty(), "the registry's name in references")?;
+        required("patience_seconds", self.patience_seconds > 0, "at least 1")?;
         let secret = |secret: &Secret| !secret.expose().is_empty();
         match &self.inventory {
             None | Some(InventoryOptions::Distribution) => Ok(()),

@@ -1,6 +1,7 @@
 //! The handle to one registry.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mecapy_service::Secret;
@@ -28,6 +29,9 @@ struct Inner {
     auth: Auth,
     http: Client,
     pace: Arc<Pace>,
+    patience: Duration,
+    /// It answered 404 when it was asked for referrers of something that is there.
+    lacks_referrers: AtomicBool,
 }
 
 impl Registry {
@@ -48,7 +52,14 @@ impl Registry {
         };
         let http = http_client(options, origin.is_plain_http(), || Policy::custom(follow))?;
         let pace = Pace::new(origin.host(), options.max_bytes_per_second);
-        Ok(Self(Arc::new(Inner { origin, auth: Auth::new(credentials), http, pace })))
+        Ok(Self(Arc::new(Inner {
+            origin,
+            auth: Auth::new(credentials),
+            http,
+            pace,
+            patience: Duration::from_secs(options.patience_seconds),
+            lacks_referrers: AtomicBool::new(false),
+        })))
     }
 
     /// Its name in image references.
@@ -84,6 +95,15 @@ impl Registry {
 
     pub(crate) fn pace(&self) -> &Arc<Pace> {
         &self.0.pace
+    }
+
+    /// How long it may take to begin an answer, and to go on with one.
+    pub(crate) fn patience(&self) -> Duration {
+        self.0.patience
+    }
+
+    pub(crate) fn lacks_referrers(&self) -> &AtomicBool {
+        &self.0.lacks_referrers
     }
 
     pub(crate) fn http(&self) -> &Client {

@@ -17,12 +17,13 @@ use crate::blobs::subject;
 use crate::challenge::Scope;
 use crate::exchange::Call;
 use crate::manifest::media_types::OCTET_STREAM;
+use crate::patience::LEAST;
 use crate::registry::Registry;
 use crate::{Descriptor, Digest, Error, metric_definitions as names, retry};
 
-/// An upload is given up when not a byte moved for this long. Longer than for reads: after the last
-/// byte a registry may first move the whole blob to its place in object storage.
-const STALL_LIMIT: Duration = Duration::from_secs(300);
+/// An upload may stand still for so many times what is waited for an answer: after the last byte a registry may first
+/// move the whole blob to its place in object storage.
+const STALLS: u32 = 5;
 const PIECE: usize = 256 * 1024;
 
 /// An open upload session.
@@ -40,11 +41,21 @@ impl Registry {
     /// Puts a blob unless it is there. Its type is for the caller to set.
     pub async fn put_blob(&self, repository: &str, content: Bytes) -> Result<Descriptor, Error> {
         let digest = Digest::of(&content);
+        if self.blob_exists(repository, &digest).await? {
+            return Ok(Descriptor::new(OCTET_STREAM, digest, content.len() as u64));
+        }
+        self.put_new_blob(repository, content).await
+    }
+
+    /// Puts a blob that is hardly there yet: putting it once more costs less than looking each time.
+    pub(crate) async fn put_new_blob(
+        &self,
+        repository: &str,
+        content: Bytes,
+    ) -> Result<Descriptor, Error> {
+        let digest = Digest::of(&content);
         let descriptor = Descriptor::new(OCTET_STREAM, digest, content.len() as u64);
         retry::transient(self.host(), "blob_put", || async {
-            if self.blob_exists_once(repository, &digest).await? {
-                return Ok(());
-            }
             match self.start_upload(repository, &digest, None).await? {
                 Start::Mounted => Ok(()),
                 Start::Session(session) => {
@@ -156,6 +167,7 @@ impl Registry {
         url.query_pairs_mut().append_pair("digest", &descriptor.digest.to_string());
         let authorization = self.authorization(&url, &session.scope).await?;
         let watched = Watched::default();
+        let stall_limit = self.patience() * STALLS;
 
         let mut request = Request::new(Method::PUT, url);
         let headers = request.headers_mut();
@@ -178,7 +190,8 @@ impl Registry {
         self.pace().open().await;
 
         let sending = async {
-            match watched.until_stalled(self.http().execute(request)).await {
+            let request = self.http().execute(request);
+            match watched.until_stalled(stall_limit, descriptor.size, request).await {
                 Some(Ok(response)) => Ok(response),
                 // The source's own failure says more than "the body could not be sent".
                 Some(Err(e)) => Err(watched
@@ -187,7 +200,7 @@ impl Registry {
                 None => Err(Error::TimedOut {
                     host: self.host().to_owned(),
                     subject: subject.clone(),
-                    after: STALL_LIMIT,
+                    after: stall_limit,
                 }),
             }
         };
@@ -279,16 +292,23 @@ impl Watched {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// `None` when nothing moved for [`STALL_LIMIT`].
-    async fn until_stalled<T>(&self, sending: impl Future<Output = T>) -> Option<T> {
+    /// `None` when hardly a byte of the `size` moved for as long as `limit`.
+    async fn until_stalled<T>(
+        &self,
+        limit: Duration,
+        size: u64,
+        sending: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut sending = std::pin::pin!(sending);
         let mut before = self.moved.load(Ordering::Relaxed);
         loop {
-            if let Ok(result) = tokio::time::timeout(STALL_LIMIT, &mut sending).await {
+            if let Ok(result) = tokio::time::timeout(limit, &mut sending).await {
                 return Some(result);
             }
             let now = self.moved.load(Ordering::Relaxed);
-            if now == before {
+            // The end of a blob may be small, and from then on the time is the registry's.
+            let is_at_its_end = now > before && now >= size;
+            if now - before < LEAST && !is_at_its_end {
                 return None;
             }
             before = now;

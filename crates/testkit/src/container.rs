@@ -32,6 +32,9 @@ impl Container {
                 format!("--label={LABEL}={set}"),
                 format!("--publish=127.0.0.1:{port}:{}", spec.port),
             ];
+            if let Some(tmpfs) = spec.tmpfs {
+                arguments.push(format!("--tmpfs={tmpfs}"));
+            }
             for (variable, value) in &spec.environment {
                 arguments.push(format!("--env={variable}={value}"));
             }

@@ -120,6 +120,10 @@ impl Infra {
         self.registry(Server::Fallback)
     }
 
+    pub fn cramped(&self) -> RegistryServer {
+        self.registry(Server::Cramped)
+    }
+
     /// An empty bucket that nobody else uses.
     pub async fn s3(&self) -> S3 {
         let number = hand_out(&self.buckets, "S3 buckets");

@@ -14,9 +14,12 @@ pub enum Server {
     /// The registry for disaster recovery.
     Fallback,
     S3,
+    /// A registry whose disk has room for eight megabytes.
+    Cramped,
 }
 
 impl Server {
+    /// Those that the pipeline needs.
     pub const ALL: [Server; 5] =
         [Server::Nats, Server::Postgres, Server::Primary, Server::Fallback, Server::S3];
 }
@@ -36,6 +39,8 @@ pub(crate) struct Spec {
     pub(crate) port: u16,
     pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) arguments: &'static [&'static str],
+    /// A disk in memory, as `docker run --tmpfs` has it.
+    pub(crate) tmpfs: Option<&'static str>,
     pub(crate) probe: Probe,
 }
 
@@ -49,6 +54,7 @@ pub(crate) fn spec(server: Server, password: &str) -> Spec {
             port: 4222,
             environment: vec![("NATS_AUTH", nats_accounts(&password))],
             arguments: &[],
+            tmpfs: None,
             probe: Probe::Nats,
         },
         Server::Postgres => Spec {
@@ -57,9 +63,10 @@ pub(crate) fn spec(server: Server, password: &str) -> Spec {
             port: 5432,
             environment: vec![("POSTGRES_PASSWORD", password)],
             arguments: &["-c", "max_connections=400", "-c", "shared_buffers=128MB"],
+            tmpfs: None,
             probe: Probe::Postgres,
         },
-        Server::Primary | Server::Fallback => Spec {
+        Server::Primary | Server::Fallback | Server::Cramped => Spec {
             server,
             image: "mecapy/infra/registry",
             port: 5000,
@@ -68,6 +75,8 @@ pub(crate) fn spec(server: Server, password: &str) -> Spec {
                 ("REGISTRY_PASSWORD", password),
             ],
             arguments: &[],
+            tmpfs: (server == Server::Cramped)
+                .then_some("/var/lib/docker-registry:size=8m,uid=1000,gid=1000"),
             probe: Probe::Http("/v2/"),
         },
         Server::S3 => Spec {
@@ -80,6 +89,7 @@ pub(crate) fn spec(server: Server, password: &str) -> Spec {
                 ("S3_BUCKETS", buckets()),
             ],
             arguments: &[],
+            tmpfs: None,
             probe: Probe::Http("/"),
         },
     }
@@ -93,6 +103,7 @@ pub(crate) fn server_name(server: Server) -> &'static str {
         Server::Primary => "primary",
         Server::Fallback => "fallback",
         Server::S3 => "s3",
+        Server::Cramped => "cramped",
     }
 }
 

@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::exchange::PATIENCE;
 use crate::registry::http_client;
 use crate::{Error, Options, Registry, retry};
 
@@ -106,12 +105,12 @@ impl Rest {
         let mut request = Request::new(method, url.clone());
         request.headers_mut().extend(self.headers.clone());
         let sending = async {
-            match tokio::time::timeout(PATIENCE, self.http.execute(request)).await {
+            match tokio::time::timeout(self.registry.patience(), self.http.execute(request)).await {
                 Ok(answer) => answer.map_err(|e| Error::transport(self.host(), subject, e)),
                 Err(_) => Err(Error::TimedOut {
                     host: self.host().to_owned(),
                     subject: subject.to_owned(),
-                    after: PATIENCE,
+                    after: self.registry.patience(),
                 }),
             }
         };

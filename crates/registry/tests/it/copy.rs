@@ -117,7 +117,7 @@ async fn within_a_registry_everything_is_mounted() {
 async fn an_index_comes_with_its_children_and_a_lost_child_is_brought_back() {
     let (from, to) = (primary().await, fallback().await);
     let repository = unique("copy");
-    let shared = ("shared", noise(&repository, 10_000));
+    let shared = ("shared", noise(&repository, 50_000));
     let one = push(&from, &repository, Family::Oci, &[shared.clone(), ("a", "a".into())]).await;
     let two = push(&from, &repository, Family::Oci, &[shared, ("b", "b".into())]).await;
     let index = push_index(&from, &repository, &[&one, &two]).await;
@@ -134,7 +134,8 @@ async fn an_index_comes_with_its_children_and_a_lost_child_is_brought_back() {
     to.registry.delete_manifest(&repository, &one.digest).await.unwrap();
     let repaired = copy(&from, &to).await.unwrap();
     assert!(!repaired.is_unchanged);
-    assert_eq!(repaired.bytes_sent, 0);
+    // What is small is not looked for.
+    assert!(repaired.bytes_sent < 2_000, "{repaired:?}");
     let there = to.registry.manifest(&repository, &one.digest.to_string()).await.unwrap();
     assert_eq!(there, one);
     assert!(copy(&from, &to).await.unwrap().bytes_sent == 0);

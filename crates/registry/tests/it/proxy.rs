@@ -147,7 +147,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: &reqwest::Client, host: &str, request: Request, fate: &Fate) -> Response {
+pub async fn forward(
+    client: &reqwest::Client,
+    host: &str,
+    request: Request,
+    fate: &Fate,
+) -> Response {
     let (parts, body) = request.into_parts();
     let url = format!("http://{host}{}", parts.uri.path_and_query().unwrap());
     let mut headers = parts.headers;
@@ -256,4 +261,85 @@ async fn pass_bytes(client: TcpStream, host: String, left: Arc<AtomicU64>) {
         }
     }
     back.abort();
+}
+
+/// Passes bytes both ways, until `after` of them went in one direction: from then on that connection gives a byte now and
+/// then. Other connections go on as they should.
+pub struct Trickler {
+    registry: mecapy_testkit::RegistryServer,
+    address: String,
+    left: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToRegistry,
+    FromRegistry,
+}
+
+impl Trickler {
+    pub async fn start(registry: mecapy_testkit::RegistryServer, way: Way, after: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let left = Arc::new(AtomicU64::new(after));
+        let (host, shared) = (registry.host.clone(), left.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (host, shared) = (host.clone(), shared.clone());
+                tokio::spawn(async move {
+                    let Ok(server) = TcpStream::connect(&host).await else { return };
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    let never = Arc::new(AtomicU64::new(u64::MAX));
+                    let (up, down) = match way {
+                        Way::ToRegistry => (shared, never),
+                        Way::FromRegistry => (never, shared),
+                    };
+                    tokio::select! {
+                        () = trickle(from_client, to_server, up) => {}
+                        () = trickle(from_server, to_client, down) => {}
+                    }
+                });
+            }
+        });
+        Self { registry, address, left }
+    }
+
+    /// A client that waits for no longer than two seconds.
+    pub fn registry(&self) -> Registry {
+        let endpoint = Some(format!("http://{}", self.address).parse().unwrap());
+        let options = Options { endpoint, patience_seconds: 2, ..options(self.registry.clone()) };
+        Registry::new(&options).unwrap()
+    }
+
+    pub fn has_trickled(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == u64::MAX
+    }
+}
+
+async fn trickle(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    left: Arc<AtomicU64>,
+) {
+    let mut piece = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut piece).await {
+        let bytes = read as u64;
+        let spent = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
+            u64::MAX => None,
+            left if left < bytes => Some(u64::MAX),
+            left => Some(left - bytes),
+        });
+        if spent.is_ok_and(|left| left < bytes) {
+            for byte in piece.iter().cycle() {
+                if to.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+        if to.write_all(&piece[..read]).await.is_err() {
+            return;
+        }
+    }
 }
