@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod registry_images;
 pub mod rematches;
 pub mod scans;
+pub mod staging;
 pub mod stalled;
 pub mod stalled_runs;
 mod state;

@@ -20,4 +20,15 @@ impl Turn {
             .await?;
         Ok(Self { _lock: lock })
     }
+
+    /// The turn at the list of what refers to an image: publisher and mirror add to it, and registries let the last one
+    /// win.
+    pub async fn at_referrers(
+        pool: &PgPool,
+        registry: &str,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Self, Error> {
+        Self::at(pool, &format!("referrers {registry}/{repository}@{digest}")).await
+    }
 }

@@ -11,6 +11,7 @@ pub struct Config {
     pub service: mecapy_service::Options,
     pub nats: mecapy_bus::Options,
     pub postgres: mecapy_store::Options,
+    pub s3: mecapy_objects::Options,
     pub registries: Registries,
     pub publisher: Options,
 }

@@ -11,3 +11,9 @@ pub(crate) fn bytes(how: &'static str) -> Counter {
 pub(crate) fn failures(code: &'static str) -> Counter {
     counter!("mecapy_publish_failures_total", "code" => code)
 }
+
+/// Images in staging whose build was published: `removed`, `absent`, `kept` for another build, `left` to the janitor's
+/// sweep after an error.
+pub(crate) fn staging(outcome: &'static str) -> Counter {
+    counter!("mecapy_publish_staging_total", "outcome" => outcome)
+}

@@ -3,7 +3,7 @@
 use futures::future::try_join;
 use mecapy_proto::FunctionId;
 use mecapy_registry::{
-    CopyReport, Destination, Digest, Error, ImageRef, ProgressSink, Registry, Source, copy_image,
+    Brought, Copier, CopyReport, Digest, Error, ImageRef, Manifest, ProgressSink, Registry, Source,
 };
 
 const BASES: &str = "mecapy/base/python";
@@ -11,7 +11,7 @@ const BASES: &str = "mecapy/base/python";
 /// The names of one image: all from the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
-    repository: String,
+    pub(crate) repository: String,
     /// Of this image alone.
     tag: String,
     /// Leads to the newest.
@@ -24,7 +24,8 @@ pub struct Release {
 #[derive(Debug, Clone)]
 pub struct Copied {
     pub report: CopyReport,
-    pub registries: Vec<Registry>,
+    /// The registries, with the image as each serves it.
+    pub places: Vec<(Registry, Manifest)>,
 }
 
 impl Release {
@@ -55,24 +56,21 @@ impl Release {
     pub async fn copy(
         &self,
         from: &Source,
-        primary: &Registry,
-        fallback: Option<&Registry>,
+        primary: &Copier,
+        fallback: Option<&Copier>,
     ) -> Result<Copied, Error> {
-        let tags = || vec![self.tag.clone()];
         let Some(fallback) = fallback.filter(|_| self.on_fallback) else {
-            let report = self.copy_to(primary, from, tags()).await?;
-            return Ok(Copied { report, registries: vec![primary.clone()] });
+            let Brought { report, manifest } = self.copy_to(primary, from).await?;
+            return Ok(Copied { report, places: vec![(primary.registry().clone(), manifest)] });
         };
-        let whole = |registry| async move {
-            let report = self.copy_to(registry, from, tags()).await?;
-            // It may have had the image, and have lost it since.
-            registry.manifest(&self.repository, &from.digest.to_string()).await?;
-            Ok::<_, Error>(report)
-        };
-        let (one, other) = try_join(whole(primary), whole(fallback)).await?;
+        let (one, other) =
+            try_join(self.copy_to(primary, from), self.copy_to(fallback, from)).await?;
         // Tags move in this order: whoever sees one on the primary finds it on the fallback.
-        let registries = [fallback, primary].map(Registry::clone).to_vec();
-        Ok(Copied { report: sum(one, other), registries })
+        let places = vec![
+            (fallback.registry().clone(), other.manifest),
+            (primary.registry().clone(), one.manifest),
+        ];
+        Ok(Copied { report: sum(one.report, other.report), places })
     }
 
     /// Names the moving tag, for whoever wants to be the only one that moves it.
@@ -87,19 +85,14 @@ impl Release {
     }
 
     /// Moves the moving tag to the image, which is there.
-    pub async fn lead(&self, registry: &Registry, from: &Source) -> Result<(), Error> {
-        self.copy_to(registry, from, vec![self.moving_tag.clone()]).await.map(drop)
+    pub async fn lead(&self, registry: &Registry, image: &Manifest) -> Result<(), Error> {
+        registry.put_manifest(&self.repository, &self.moving_tag, image).await
     }
 
-    async fn copy_to(
-        &self,
-        registry: &Registry,
-        from: &Source,
-        tags: Vec<String>,
-    ) -> Result<CopyReport, Error> {
-        let to =
-            Destination { registry: registry.clone(), repository: self.repository.clone(), tags };
-        copy_image(from, &to, &ProgressSink::none()).await
+    async fn copy_to(&self, copier: &Copier, from: &Source) -> Result<Brought, Error> {
+        let brought = copier.bring_image(from, &self.repository, &ProgressSink::none()).await?;
+        copier.registry().put_manifest(&self.repository, &self.tag, &brought.manifest).await?;
+        Ok(brought)
     }
 }
 

@@ -3,7 +3,7 @@
 use mecapy_bus::HandlerError;
 use mecapy_proto::BuildId;
 use mecapy_proto::v1::{ScanDone, Verdict};
-use mecapy_registry::{Digest, Options, Registry};
+use mecapy_registry::{Copier, Digest, Options, Registry};
 use mecapy_store::{BuildState, bases};
 use mecapy_testkit::{Infra, unique};
 
@@ -23,7 +23,7 @@ impl Bases {
         let mut world = World::new().await;
         let server = Infra::shared().await.fallback();
         let fallback = registry(&server, &server.password);
-        world.publish.fallback = Some(fallback.clone());
+        world.publish.fallback = Some(Copier::new(fallback.clone()));
         let base: String = unique("3.11-v").chars().filter(|c| *c != '_').collect();
         Self { world, fallback, base }
     }
@@ -78,6 +78,11 @@ async fn a_base_goes_to_both_registries_under_a_tag_of_its_own_and_the_one_that_
     assert_eq!(bases.tag(&event.tag).await, on_both(&event));
     assert_eq!(bases.tag(&bases.base).await, on_both(&event));
     assert!(bases::run(&bases.world.pool, "one").await.unwrap().unwrap().ended_at.is_some());
+    // With what goes with it, the same on both.
+    let digest = event.digest.parse().unwrap();
+    let on_primary = bases.world.registry.referrers(REPOSITORY, &digest).await.unwrap();
+    assert_eq!(on_primary.len(), 4);
+    assert_eq!(bases.fallback.referrers(REPOSITORY, &digest).await.unwrap(), on_primary);
 
     // The next one takes the moving tag; the first keeps its own.
     let next = bases.scanned("two").await;
@@ -93,13 +98,13 @@ async fn no_tag_moves_while_a_registry_lacks_the_image() {
     bases.world.handle(&first).await.unwrap();
 
     let nowhere = Options { host: "127.0.0.1:9".into(), plain_http: true, ..Options::default() };
-    bases.world.publish.fallback = Some(Registry::new(&nowhere).unwrap());
+    bases.world.publish.fallback = Some(Copier::new(Registry::new(&nowhere).unwrap()));
     let next = bases.scanned("two").await;
     let away = bases.world.handle(&next).await;
     assert!(matches!(away, Err(HandlerError::Transient(_))), "{away:?}");
     assert_eq!(bases.tag(&bases.base).await, on_both(&first));
 
-    bases.world.publish.fallback = Some(bases.fallback.clone());
+    bases.world.publish.fallback = Some(Copier::new(bases.fallback.clone()));
     bases.world.handle(&next).await.unwrap();
     assert_eq!(bases.tag(&bases.base).await, on_both(&next));
 }
@@ -135,7 +140,7 @@ async fn the_last_try_of_a_base_ends_it_and_its_run() {
     let mut bases = Bases::new().await;
     let event = bases.scanned("one").await;
     let nowhere = Options { host: "127.0.0.1:9".into(), plain_http: true, ..Options::default() };
-    bases.world.publish.fallback = Some(Registry::new(&nowhere).unwrap());
+    bases.world.publish.fallback = Some(Copier::new(Registry::new(&nowhere).unwrap()));
     bases.world.handle_again(&event, mecapy_bus::topology::MAX_DELIVERIES - 1).await.unwrap();
     let build = bases.world.build(&event).await;
     assert_eq!(build.state, BuildState::Failed);

@@ -4,10 +4,11 @@
 
 use bytes::Bytes;
 use mecapy_bus::{Delivery, Handler as _, HandlerError};
+use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::{ScanDone, Verdict};
 use mecapy_proto::{BuildId, FunctionId};
-use mecapy_publisher::Publish;
-use mecapy_registry::{Digest, Manifest, Options, Registry, media_types};
+use mecapy_publisher::{Broom, Publish};
+use mecapy_registry::{Copier, Digest, Manifest, Options, Registry, media_types};
 use mecapy_service::Secret;
 use mecapy_store::builds::Built;
 use mecapy_store::functions::NewVersion;
@@ -15,10 +16,17 @@ use mecapy_store::scans::NewScan;
 use mecapy_store::{BuildState, PgPool, builds, functions, scans};
 use mecapy_testkit::{Infra, RegistryServer, unique};
 
+mod attached;
+mod away;
 mod bases;
+mod staging;
 
 struct World {
     pool: PgPool,
+    /// Where it is, for a service that connects itself.
+    postgres: mecapy_store::Options,
+    s3: mecapy_objects::Options,
+    objects: Objects,
     registry: Registry,
     server: RegistryServer,
     publish: Publish,
@@ -26,23 +34,36 @@ struct World {
     owner: String,
 }
 
-fn registry(server: &RegistryServer, password: &str) -> Registry {
-    Registry::new(&Options {
+fn options(server: &RegistryServer, password: &str) -> Options {
+    Options {
         host: server.host.clone(),
         plain_http: true,
         username: Some(server.username.clone()),
         password: Some(Secret::new(password)),
         ..Options::default()
-    })
-    .unwrap()
+    }
+}
+
+fn registry(server: &RegistryServer, password: &str) -> Registry {
+    Registry::new(&options(server, password)).unwrap()
 }
 
 impl World {
     async fn new() -> Self {
         let infra = Infra::shared().await;
-        let options = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
-        let pool = mecapy_store::connect(&options).await.unwrap();
+        let postgres = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
+        let pool = mecapy_store::connect(&postgres).await.unwrap();
         mecapy_store::migrate(&pool).await.unwrap();
+        let bucket = infra.s3().await;
+        let s3 = mecapy_objects::Options {
+            endpoint: Some(bucket.endpoint),
+            region: bucket.region,
+            bucket: bucket.bucket,
+            access_key: bucket.access_key,
+            secret_key: Secret::new(bucket.secret_key),
+        };
+        let objects = Objects::new(&s3);
+        objects.ensure_bucket().await.unwrap();
         let server = infra.primary();
         let registry = registry(&server, &server.password);
         let owner: String = unique("o").chars().filter(char::is_ascii_alphanumeric).collect();
@@ -50,11 +71,12 @@ impl World {
         let function = functions::ensure(&mut conn, &owner.parse().unwrap(), "f").await.unwrap();
         let publish = Publish {
             pool: pool.clone(),
-            staging: registry.clone(),
-            primary: registry.clone(),
+            objects: objects.clone(),
+            staging: Broom { pool: pool.clone(), staging: registry.clone() },
+            primary: Copier::new(registry.clone()),
             fallback: None,
         };
-        Self { pool, registry, server, publish, function, owner }
+        Self { pool, postgres, s3, objects, registry, server, publish, function, owner }
     }
 
     fn staging(&self) -> String {
@@ -134,6 +156,11 @@ impl World {
     }
 
     async fn record(&self, event: &ScanDone, passed: bool) {
+        let build: BuildId = event.build_id.parse().unwrap();
+        let (report, sbom) = (Key::scan_report(build), Key::sbom(build));
+        for key in [&report, &sbom, &Key::sarif(build)] {
+            self.objects.put(key, Bytes::from(format!("{{\"is\":\"{key}\"}}"))).await.unwrap();
+        }
         let scan = NewScan {
             digest: event.digest.clone(),
             engine: "osv".into(),
@@ -147,12 +174,12 @@ impl World {
             low: 0,
             unknown: 0,
             findings: serde_json::json!([]),
-            report_key: String::new(),
-            sbom_key: String::new(),
+            report_key: report.to_string(),
+            sbom_key: sbom.to_string(),
             duration_ms: 1,
         };
         let mut conn = self.pool.acquire().await.unwrap();
-        scans::insert(&mut conn, event.build_id.parse().unwrap(), &scan).await.unwrap();
+        scans::insert(&mut conn, build, &scan).await.unwrap();
     }
 
     async fn handle(&self, event: &ScanDone) -> Result<(), HandlerError> {
@@ -265,12 +292,12 @@ async fn wrong_credentials_fail_the_build_and_an_absent_registry_does_not() {
     let event = world.scanned(1).await;
     world.record(&event, true).await;
     let nowhere = Options { host: "127.0.0.1:9".into(), plain_http: true, ..Options::default() };
-    world.publish.primary = Registry::new(&nowhere).unwrap();
+    world.publish.primary = Copier::new(Registry::new(&nowhere).unwrap());
     let away = world.handle(&event).await;
     assert!(matches!(away, Err(HandlerError::Transient(_))), "{away:?}");
     assert_eq!(world.build(&event).await.state, BuildState::Publishing);
 
-    world.publish.primary = registry(&world.server, "wrong");
+    world.publish.primary = Copier::new(registry(&world.server, "wrong"));
     world.handle(&event).await.unwrap();
     let build = world.build(&event).await;
     assert_eq!(
