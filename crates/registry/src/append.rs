@@ -6,6 +6,9 @@
 //! base layers ─ mount ───────────┘
 //! ```
 
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
@@ -17,6 +20,9 @@ use crate::registry::Registry;
 use crate::{ConfigPatch, Content, Descriptor, Digest, Error, Manifest, TarLayer};
 
 const MAX_CONFIG: u64 = 8 * 1024 * 1024;
+/// Configs that are remembered, each of some kilobytes.
+const MAX_CONFIGS: usize = 256;
+const MAX_HELD: usize = 10_000;
 /// Tells scanners and people what an image stands on (image specification, annotations).
 const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
@@ -48,43 +54,117 @@ pub async fn append_layer(
     layer: TarLayer,
     patch: &ConfigPatch,
 ) -> Result<Appended, Error> {
-    let unusable = |reason: String| Error::Manifest { digest: base.manifest.digest, reason };
-    let Content::Image { config, layers } = base.manifest.parse()? else {
-        return Err(unusable("it is an index, not an image".to_owned()));
-    };
-    let base_config = registry.blob_bytes(&base.repository, &config, MAX_CONFIG).await?;
-    // Compressing may take long enough to hold up everything else on this thread.
-    let packed = tokio::task::spawn_blocking(move || layer.pack())
-        .await
-        .map_err(|e| Error::Layer { reason: e.to_string() })??;
-    let new_config = patch.apply(&base_config, layers.len(), &packed.diff_id).map_err(unusable)?;
-    let new_config = Bytes::from(new_config);
+    Appender::new(registry.clone()).append(base, target_repository, tag, layer, patch).await
+}
 
-    let layer_type = if base.manifest.is_oci() { OCI_LAYER_GZIP } else { DOCKER_LAYER_GZIP };
-    let new_layer = Descriptor::new(layer_type, Digest::of(&packed.gzip), packed.gzip.len() as u64);
-    let config =
-        Descriptor::new(config.media_type, Digest::of(&new_config), new_config.len() as u64);
-    let manifest = manifest(&base.manifest, &config, &new_layer).map_err(unusable)?;
-    let appended =
-        Appended { digest: manifest.digest, size_bytes: manifest.size_bytes()?, layer: new_layer };
+/// Puts one layer after another on the same images: what it has seen of them it doesn't ask again.
+#[derive(Debug)]
+pub struct Appender {
+    registry: Registry,
+    seen: Mutex<Seen>,
+}
 
-    let there = registry.resolve(target_repository, &manifest.digest.to_string()).await?;
-    if there.is_none() {
-        let mounts = async {
-            let held = layers.into_iter().filter(|layer| layer.urls.is_empty());
-            let mounts: Vec<_> = held
-                .map(|blob| bring_blob(registry, &base.repository, target_repository, blob))
-                .collect();
-            futures::stream::iter(mounts).buffer_unordered(STREAMS).try_collect::<()>().await
-        };
-        futures::try_join!(
-            mounts,
-            registry.put_blob(target_repository, packed.gzip),
-            registry.put_blob(target_repository, new_config),
-        )?;
+#[derive(Debug, Default)]
+struct Seen {
+    configs: HashMap<Digest, Bytes>,
+    /// Repositories, and manifests whose layers they hold.
+    held: HashSet<(String, Digest)>,
+}
+
+impl Appender {
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, seen: Mutex::default() }
     }
-    registry.put_manifest(target_repository, tag, &manifest).await?;
-    Ok(appended)
+
+    /// As [`append_layer`].
+    pub async fn append(
+        &self,
+        base: &Base,
+        target_repository: &str,
+        tag: &str,
+        layer: TarLayer,
+        patch: &ConfigPatch,
+    ) -> Result<Appended, Error> {
+        let registry = &self.registry;
+        let unusable = |reason: String| Error::Manifest { digest: base.manifest.digest, reason };
+        let Content::Image { config, layers } = base.manifest.parse()? else {
+            return Err(unusable("it is an index, not an image".to_owned()));
+        };
+        let base_config = self.config(&base.repository, &config).await?;
+        // Compressing may take long enough to hold up everything else on this thread.
+        let packed = tokio::task::spawn_blocking(move || layer.pack())
+            .await
+            .map_err(|e| Error::Layer { reason: e.to_string() })??;
+        let new_config =
+            patch.apply(&base_config, layers.len(), &packed.diff_id).map_err(unusable)?;
+        let new_config = Bytes::from(new_config);
+
+        let layer_type = if base.manifest.is_oci() { OCI_LAYER_GZIP } else { DOCKER_LAYER_GZIP };
+        let new_layer =
+            Descriptor::new(layer_type, Digest::of(&packed.gzip), packed.gzip.len() as u64);
+        let config =
+            Descriptor::new(config.media_type, Digest::of(&new_config), new_config.len() as u64);
+        let manifest = manifest(&base.manifest, &config, &new_layer).map_err(unusable)?;
+        let appended = Appended {
+            digest: manifest.digest,
+            size_bytes: manifest.size_bytes()?,
+            layer: new_layer,
+        };
+
+        let place = (target_repository.to_owned(), base.manifest.digest);
+        if self.seen().held.contains(&place) {
+            futures::try_join!(
+                registry.put_new_blob(target_repository, packed.gzip.clone()),
+                registry.put_new_blob(target_repository, new_config.clone()),
+            )?;
+            // A registry takes no manifest whose layers it lacks.
+            match registry.put_manifest(target_repository, tag, &manifest).await {
+                Ok(()) => return Ok(appended),
+                Err(error) if error.is_transient() || error.is_unauthorized() => return Err(error),
+                Err(_) => self.seen().held.remove(&place),
+            };
+        }
+        let there = registry.resolve(target_repository, &manifest.digest.to_string()).await?;
+        if there.is_none() {
+            let mounts = async {
+                let held = layers.into_iter().filter(|layer| layer.urls.is_empty());
+                let mounts: Vec<_> = held
+                    .map(|blob| bring_blob(registry, &base.repository, target_repository, blob))
+                    .collect();
+                futures::stream::iter(mounts).buffer_unordered(STREAMS).try_collect::<()>().await
+            };
+            futures::try_join!(
+                mounts,
+                registry.put_blob(target_repository, packed.gzip),
+                registry.put_blob(target_repository, new_config),
+            )?;
+        }
+        registry.put_manifest(target_repository, tag, &manifest).await?;
+        let mut seen = self.seen();
+        if seen.held.len() >= MAX_HELD {
+            seen.held.clear();
+        }
+        seen.held.insert(place);
+        Ok(appended)
+    }
+
+    /// A config never changes: it is read once.
+    async fn config(&self, repository: &str, config: &Descriptor) -> Result<Bytes, Error> {
+        if let Some(known) = self.seen().configs.get(&config.digest) {
+            return Ok(known.clone());
+        }
+        let bytes = self.registry.blob_bytes(repository, config, MAX_CONFIG).await?;
+        let mut seen = self.seen();
+        if seen.configs.len() >= MAX_CONFIGS {
+            seen.configs.clear();
+        }
+        seen.configs.insert(config.digest, bytes.clone());
+        Ok(bytes)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The base's manifest with another config and one more layer, in the base's media type. The

@@ -67,7 +67,7 @@ mod retry;
 mod uploads;
 mod verify;
 
-pub use append::{Appended, Base, append_layer};
+pub use append::{Appended, Appender, Base, append_layer};
 pub use blob_stream::BlobStream;
 pub use config_patch::ConfigPatch;
 pub use copier::{Brought, Copier, Foreseen, Look, Target};

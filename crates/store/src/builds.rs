@@ -119,6 +119,20 @@ pub async fn is_of_a_newer(pool: &PgPool, digest: &str, id: BuildId) -> Result<b
     .await?)
 }
 
+/// The highest version of the same function that was asked for after this build and has not failed. None: this is the
+/// newest.
+pub async fn newer_version(pool: &PgPool, id: BuildId) -> Result<Option<i32>, Error> {
+    Ok(sqlx::query_scalar(
+        "select max(newer.version) from builds b join builds newer
+             on newer.function_id = b.function_id and newer.version > b.version
+                 and newer.requested_at >= b.requested_at
+         where b.id = $1 and newer.state in ('queued', 'building', 'scanning', 'publishing', 'ready')",
+    )
+    .bind(id.uuid())
+    .fetch_one(pool)
+    .await?)
+}
+
 /// How many builds are in each state that is not an end.
 pub async fn open_counts(pool: &PgPool) -> Result<Vec<(String, i64)>, Error> {
     Ok(sqlx::query_as(

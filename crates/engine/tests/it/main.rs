@@ -5,6 +5,7 @@
 
 mod base_image;
 mod build;
+mod companion;
 mod fixture;
 mod images;
 mod park;

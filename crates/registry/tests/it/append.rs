@@ -4,15 +4,16 @@ use std::path::Path;
 use base64::Engine as _;
 use bytes::Bytes;
 use mecapy_registry::{
-    Appended, Base, ConfigPatch, Content, Digest, ImageRef, LayerFile, Manifest, Registry,
-    TarLayer, append_layer,
+    Appended, Appender, Base, ConfigPatch, Content, Digest, ImageRef, LayerFile, Manifest,
+    Registry, TarLayer, append_layer,
 };
 use mecapy_testkit::unique;
 use serde_json::Value;
 use tokio::process::Command;
 
 use crate::images::{Family, noise, push, push_index};
-use crate::servers::primary;
+use crate::proxy::{Fate, Proxy, Step};
+use crate::servers::{primary, primary_server};
 
 const CODE: &str = "print('hello')\n";
 
@@ -58,6 +59,68 @@ async fn the_same_input_makes_the_same_image_wherever_it_is_put() {
     let other = append_layer(&registry, &base, &one, "v2", code(), &other).await.unwrap();
     assert_ne!(other.digest, first.digest);
     assert_eq!(other.layer, first.layer);
+}
+
+fn edited(code: &str) -> TarLayer {
+    let path = "app/user_function.py".to_owned();
+    let bytes = Bytes::from(code.to_owned());
+    TarLayer::from_files([LayerFile { path, mode: 0o444, bytes }]).unwrap()
+}
+
+#[tokio::test]
+async fn an_edit_asks_for_nothing_that_is_known_of_what_it_stands_on() {
+    let registry = primary().await;
+    let base = base(&registry, Family::Docker).await;
+    let proxy = Proxy::start(primary_server().await, |_| Fate::Pass).await;
+    let target = unique("functions");
+    let appender = Appender::new(proxy.registry());
+    let put = async |code: &str| {
+        appender.append(&base, &target, "v1", edited(code), &patch()).await.unwrap()
+    };
+    put("1").await;
+    let steps = [
+        Step::ReadBlob,
+        Step::LookForBlob,
+        Step::LookForManifest,
+        Step::StartUpload,
+        Step::PutBlob,
+        Step::PutManifest,
+    ];
+    let counts = || steps.map(|step| proxy.passed(step).len());
+    let before = counts();
+    let second = put("2").await;
+    let asked: Vec<_> = counts().iter().zip(before).map(|(now, before)| now - before).collect();
+    assert_eq!(asked, [0, 0, 0, 2, 2, 1]);
+    assert_eq!(
+        append_layer(&registry, &base, &target, "v2", edited("2"), &patch()).await.unwrap(),
+        second
+    );
+}
+
+async fn delete_blob(repository: &str, digest: &Digest) {
+    let server = primary_server().await;
+    let url = format!("http://{}/v2/{repository}/blobs/{digest}", server.host);
+    let request = reqwest::Client::new().delete(url);
+    let answer = request.basic_auth(server.username, Some(server.password)).send().await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_was_known_and_is_gone_is_brought_again() {
+    let registry = primary().await;
+    let base = base(&registry, Family::Docker).await;
+    let target = unique("functions");
+    let appender = Appender::new(registry.clone());
+    appender.append(&base, &target, "v1", edited("1"), &patch()).await.unwrap();
+    // As when a registry was tidied up: what it held is held no more.
+    let Content::Image { layers, .. } = base.manifest.parse().unwrap() else { panic!() };
+    for layer in &layers {
+        delete_blob(&target, &layer.digest).await;
+    }
+    appender.append(&base, &target, "v2", edited("2"), &patch()).await.unwrap();
+    for layer in &layers {
+        assert!(registry.blob_exists(&target, &layer.digest).await.unwrap());
+    }
 }
 
 #[tokio::test]
