@@ -67,9 +67,9 @@ impl BaseBuilder {
             .collect();
         Ok(Self {
             broom: Broom::new(&engine),
-            engine,
             staging,
-            settings: Settings::new(&options, logins.clone())?,
+            settings: Settings::new(&engine, &options, logins.clone())?,
+            engine,
             logins,
             options,
             flights: SingleFlight::default(),
@@ -82,6 +82,7 @@ impl BaseBuilder {
 
     /// Waits until nothing of past builds is left with the engine but what it is to keep.
     pub async fn finish(&self) {
+        self.settings.close().await;
         self.broom.finish().await;
     }
 
@@ -175,6 +176,7 @@ impl BaseBuilder {
 
         let mut request = self.settings.request(files.dockerfile.clone(), &kept);
         request.files = files.files.clone();
+        request.network = Some(self.network(below.1).await?);
         request.build_args.insert(below.0.to_owned(), below.1.to_owned());
         if let Some(index) = &self.options.index_url {
             request.build_args.insert("PIP_INDEX_URL".to_owned(), index.expose().to_owned());
@@ -196,6 +198,22 @@ impl BaseBuilder {
         Ok(built)
     }
 
+    /// `below`: the image that is built on.
+    async fn network(&self, below: &str) -> Result<String, Error> {
+        match self.settings.network(below).await {
+            Err(Error::Engine { source, .. })
+                if matches!(*source, mecapy_engine::Error::ImageNotFound { .. }) =>
+            {
+                Err(Rejection::new(
+                    ErrorCode::UnsupportedPython,
+                    format!("there is no image {below} to build on"),
+                )
+                .into())
+            }
+            network => network,
+        }
+    }
+
     /// Runs the variant's smoke test in the image, as its user and without a network.
     async fn try_out(
         &self,
@@ -211,7 +229,6 @@ impl BaseBuilder {
         );
         let mut request = self.settings.request(dockerfile, &scratch.name);
         request.files = vec![ContextFile::new("smoke.py", files.smoke_test.clone())];
-        request.network = Some("none".to_owned());
         request.no_cache = true;
         self.run(request, work).await.map(drop)
     }

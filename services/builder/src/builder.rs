@@ -1,12 +1,14 @@
 //! One build, from the request to the image in staging. No event, no database, no S3.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use mecapy_engine::Engine;
 use mecapy_proto::{ErrorCode, FunctionId, Owner};
-use mecapy_registry::{Base, Digest, ImageRef, Registry, append_layer};
+use mecapy_registry::{Appender, Base, Digest, ImageRef, Registry};
 use ruff_python_ast::PythonVersion;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +18,7 @@ use crate::dependencies::Dependencies;
 use crate::dockerfile::Dockerfiles;
 use crate::options::Options;
 use crate::rejection::Rejection;
+use crate::replicas::Replicas;
 use crate::requirements::Requirements;
 use crate::validation::python_version;
 use crate::{Error, function_image, metric_definitions, validation};
@@ -67,23 +70,27 @@ pub struct Built {
 pub struct Builder {
     options: Options,
     staging: Registry,
+    appender: Appender,
     bases: Bases,
     dependencies: Dependencies,
     dockerfiles: Dockerfiles,
 }
 
 impl Builder {
-    /// `primary` has the base images, `staging` gets what is made; they may be the same.
+    /// `primary` has the base images, `staging` gets what is made; they may be the same. Without `replicas` it shares
+    /// nothing but the registry with others.
     pub fn new(
         options: Options,
         engine: Engine,
         primary: Registry,
         staging: Registry,
+        replicas: Option<Replicas>,
     ) -> Result<Self, Error> {
         Ok(Self {
             bases: Bases::new(primary.clone(), staging.clone(), options.platform.clone()),
-            dependencies: Dependencies::new(engine, &primary, staging.clone(), &options)?,
+            dependencies: Dependencies::new(engine, &primary, staging.clone(), replicas, &options)?,
             dockerfiles: Dockerfiles::new()?,
+            appender: Appender::new(staging.clone()),
             staging,
             options,
         })
@@ -135,8 +142,13 @@ impl Builder {
             request.version, request.function_id, request.python, request.variant
         ));
         let python = self.check_base(request)?;
-        let requirements = self.validate(request, python).await?;
-        let base = self.bases.find(&request.python, &request.variant).await?;
+        let validated = pin!(self.validate(request, python));
+        let found = pin!(self.bases.find(&request.python, &request.variant));
+        // A refusal does not wait for the registry, nor give way to its troubles.
+        let (requirements, base) = match select(validated, found).await {
+            Either::Left((requirements, found)) => (requirements?, found.await?),
+            Either::Right((base, validated)) => (validated.await?, base?),
+        };
         let dependencies = self.dependencies.image(&base, &requirements, log, cancel).await?;
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
@@ -168,7 +180,9 @@ impl Builder {
             manifest: dependencies.manifest.clone(),
         };
         let patch = function_image::config(labels);
-        let appended = append_layer(&self.staging, &below, &repository, &tag, layer, &patch)
+        let appended = self
+            .appender
+            .append(&below, &repository, &tag, layer, &patch)
             .await
             .map_err(Error::registry("putting the image into staging"))?;
         metric_definitions::step("append", began.elapsed());

@@ -2,16 +2,18 @@
 //! the same lock.
 //!
 //! ```text
-//! requirements ─▶ resolve (in memory for an hour, else uv in a step of the engine) ─▶ lock
+//! requirements ─▶ resolve (known for an hour, else uv in a step of the engine) ─▶ lock
 //! base digest, lock, Python, platform ─▶ key ─▶ staging has deps:{key}? ─ yes ─▶ it
 //!                                                 └─ no ─▶ install ─▶ assemble ─▶ push
 //! ```
+//!
+//! Each of the two is done by one build at a time, over all replicas of the builder, and the others find what it made.
 //!
 //! Only wheels are taken, and only by their hashes, so no code of a user or a package runs here.
 //! The image is assembled from the environment alone: certificates, the index and proxies with their
 //! credentials are in none of its layers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mecapy_engine::{ContextFile, Credentials, Engine};
 use mecapy_proto::ErrorCode;
@@ -26,6 +28,7 @@ use crate::engine_step::{Broom, Budget, Settings, Step, run};
 use crate::lock::Lock;
 use crate::options::Options;
 use crate::rejection::Rejection;
+use crate::replicas::{Replicas, Turn};
 use crate::requirements::Requirements;
 use crate::resolutions::Resolutions;
 use crate::single_flight::SingleFlight;
@@ -66,6 +69,7 @@ pub struct Dependencies {
     dockerfiles: Dockerfiles,
     resolutions: Resolutions,
     flights: SingleFlight,
+    replicas: Option<Replicas>,
     slots: Semaphore,
 }
 
@@ -74,6 +78,7 @@ impl Dependencies {
         engine: Engine,
         primary: &Registry,
         staging: Registry,
+        replicas: Option<Replicas>,
         options: &Options,
     ) -> Result<Self, Error> {
         let credentials = |registry: &Registry| registry.credentials().map(Credentials::from);
@@ -83,15 +88,14 @@ impl Dependencies {
             .collect();
         Ok(Self {
             broom: Broom::new(&engine),
+            settings: Settings::new(&engine, options, logins)?,
             engine,
             credentials: credentials(&staging),
             staging,
-            settings: Settings::new(options, logins)?,
             dockerfiles: Dockerfiles::new()?,
-            resolutions: Resolutions::new(std::time::Duration::from_secs(
-                options.resolution_ttl_seconds,
-            )),
+            resolutions: Resolutions::new(Duration::from_secs(options.resolution_ttl_seconds)),
             flights: SingleFlight::default(),
+            replicas,
             slots: Semaphore::new(options.parallel_engine_builds),
             options: options.clone(),
         })
@@ -99,6 +103,7 @@ impl Dependencies {
 
     /// Waits until nothing of past builds is left with the engine.
     pub async fn finish(&self) {
+        self.settings.close().await;
         self.broom.finish().await;
     }
 
@@ -121,24 +126,47 @@ impl Dependencies {
             return Ok(DependencyImage::base(base));
         }
         let key = lock.dependency_key(&base.manifest.digest, &base.python, &self.options.platform);
-        let manifest = match self.find(&key).await? {
-            Some(manifest) => manifest,
-            None => {
-                let _alone = self.flights.enter(&key).await;
-                match self.find(&key).await? {
-                    Some(manifest) => manifest,
-                    None => {
-                        let manifest =
-                            self.make(base, &lock, &key, &mut budget, log, cancel).await?;
-                        metric_definitions::dependency_image("built");
-                        return Ok(self.dependency_image(manifest, lock));
-                    }
-                }
-            }
+        let (manifest, is_new) = {
+            let key = key.as_str();
+            let make = self.make(base, &lock, key, &mut budget, log, cancel);
+            self.once(key, cancel, || self.find(key), make).await?
         };
-        metric_definitions::dependency_image("found");
-        log.write(&format!("the {} packages are there already", lock.len()));
+        if is_new {
+            metric_definitions::dependency_image("built");
+        } else {
+            metric_definitions::dependency_image("found");
+            log.write(&format!("the {} packages are there already", lock.len()));
+        }
         Ok(self.dependency_image(manifest, lock))
+    }
+
+    /// What `find` finds; else what `make` makes, by one build at a time for each key over all replicas. True: it was
+    /// made here.
+    async fn once<T, F: Future<Output = Result<Option<T>, Error>>>(
+        &self,
+        key: &str,
+        cancel: &CancellationToken,
+        find: impl Fn() -> F,
+        make: impl Future<Output = Result<T, Error>>,
+    ) -> Result<(T, bool), Error> {
+        if let Some(found) = find().await? {
+            return Ok((found, false));
+        }
+        let _alone = tokio::select! {
+            alone = self.flights.enter(key) => alone,
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+        };
+        if let Some(found) = find().await? {
+            return Ok((found, false));
+        }
+        let _turn = match &self.replicas {
+            None => None,
+            Some(replicas) => match replicas.turn(key, cancel, find).await? {
+                Turn::Made(found) => return Ok((found, false)),
+                Turn::Ours(lease) => Some(lease),
+            },
+        };
+        Ok((make.await?, true))
     }
 
     fn dependency_image(&self, manifest: Manifest, lock: Lock) -> DependencyImage {
@@ -161,25 +189,36 @@ impl Dependencies {
         log: &BuildLog,
         cancel: &CancellationToken,
     ) -> Result<Lock, Error> {
-        let asked = format!("{}\0{}", base.manifest.digest, requirements.fingerprint_text());
-        let key = Digest::of(asked.as_bytes()).to_string();
-        let lock = match self.resolutions.get(&key) {
-            Some(lock) => lock,
-            None => {
-                let _alone = self.flights.enter(&key).await;
-                match self.resolutions.get(&key) {
-                    Some(lock) => lock,
-                    None => {
-                        let lock = self.resolve(base, requirements, budget, log, cancel).await?;
-                        self.resolutions.put(key, lock.clone());
-                        metric_definitions::lock("resolved");
-                        return Ok(lock);
-                    }
-                }
+        // Another index may resolve the same to something else.
+        let index = self.options.index_url.as_ref().map_or("", |url| url.expose());
+        let asked =
+            [&base.manifest.digest.to_string(), index, &requirements.fingerprint_text()].join("\0");
+        let key = format!("resolution:{}", Digest::of(asked.as_bytes()).hex());
+        let key = key.as_str();
+        let resolve = async {
+            let lock = self.resolve(base, requirements, budget, log, cancel).await?;
+            self.resolutions.put(key.to_owned(), lock.clone(), Duration::ZERO);
+            if let Some(replicas) = &self.replicas {
+                replicas.keep_resolution(key, &lock).await?;
             }
+            Ok(lock)
         };
-        metric_definitions::lock("cached");
+        let (lock, is_new) = self.once(key, cancel, || self.resolution(key), resolve).await?;
+        metric_definitions::lock(if is_new { "resolved" } else { "cached" });
         Ok(lock)
+    }
+
+    /// What was resolved a short while ago, here or by another replica.
+    async fn resolution(&self, key: &str) -> Result<Option<Lock>, Error> {
+        if let Some(lock) = self.resolutions.get(key) {
+            return Ok(Some(lock));
+        }
+        let Some(replicas) = &self.replicas else { return Ok(None) };
+        let Some((lock, age)) = replicas.resolution(key, self.resolutions.ttl()).await? else {
+            return Ok(None);
+        };
+        self.resolutions.put(key.to_owned(), lock.clone(), age);
+        Ok(Some(lock))
     }
 
     async fn resolve(
@@ -196,6 +235,7 @@ impl Dependencies {
             requirements.len(),
             base.python
         ));
+        let network = self.network(base).await?;
         let scratch = self.broom.scratch("resolve");
         let step = Step {
             name: "resolve",
@@ -207,6 +247,7 @@ impl Dependencies {
                 ContextFile::new("requirements.in", requirements.render()),
             ],
             image: &scratch.name,
+            network: Some(network),
         };
         let (_, output) = run(&self.engine, &self.settings, step, budget, log, cancel).await?;
         let lock = Lock::parse(output.lock())?.restrict(requirements)?;
@@ -227,6 +268,7 @@ impl Dependencies {
         let _slot = self.slot(cancel).await?;
         log.write(&format!("installing {} packages", lock.len()));
         let from = base.reference(&self.staging).to_string();
+        let network = self.network(base).await?;
         let installed = self.broom.scratch("install");
         let install = Step {
             name: "install",
@@ -236,6 +278,7 @@ impl Dependencies {
                 ContextFile::new("requirements.lock", lock.render()),
             ],
             image: &installed.name,
+            network: Some(network),
         };
         run(&self.engine, &self.settings, install, budget, log, cancel).await?;
 
@@ -252,6 +295,7 @@ impl Dependencies {
             )?,
             files: Vec::new(),
             image: &assembled.name,
+            network: None,
         };
         let (image, _) = run(&self.engine, &self.settings, assemble, budget, log, cancel).await?;
         if image.size > self.options.max_image_bytes {
@@ -276,6 +320,18 @@ impl Dependencies {
             .manifest(REPOSITORY, &digest.to_string())
             .await
             .map_err(Error::registry("reading the dependency image"))
+    }
+
+    /// The network for steps in the base image.
+    async fn network(&self, base: &BaseImage) -> Result<String, Error> {
+        let image = base.reference(&self.staging);
+        let name = image.to_string();
+        let known = self.engine.image(&name).await;
+        if known.map_err(Error::engine("looking for the base image"))?.is_none() {
+            let pull = self.engine.pull(&image, self.credentials.as_ref(), self.options.limit());
+            pull.await.map_err(Error::engine("pulling the base image"))?;
+        }
+        self.settings.network(&name).await
     }
 
     /// Waits for its turn with the engine. The time of the build has not begun.

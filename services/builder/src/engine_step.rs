@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mecapy_engine::{BuildRequest, BuiltImage, ContextFile, Engine, LogSink};
 use mecapy_proto::ErrorCode;
+use mecapy_service::Secret;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::build_log::BuildLog;
+use crate::egress::{self, Egress};
 use crate::options::Options;
 use crate::rejection::Rejection;
 use crate::{Error, metric_definitions, uv};
 
+const NO_NETWORK: &str = "none";
 const LOCK_BEGINS: &str = "--- lock begins ---";
 const LOCK_ENDS: &str = "--- lock ends ---";
 /// Lines of a step that are kept to be read; a lock of 200 packages has some 10,000.
@@ -27,12 +30,14 @@ pub struct Settings {
     ca_bundle: Option<Bytes>,
     build_args: BTreeMap<String, String>,
     registries: Vec<(String, mecapy_engine::Credentials)>,
+    egress: Egress,
     options: Options,
 }
 
 impl Settings {
     /// Reads the CA bundle.
     pub fn new(
+        engine: &Engine,
         options: &Options,
         registries: Vec<(String, mecapy_engine::Credentials)>,
     ) -> Result<Self, Error> {
@@ -45,34 +50,44 @@ impl Settings {
             }
             None => None,
         };
-        let index = match &options.index_url {
-            // A JSON string is a TOML string.
-            Some(url) => {
-                format!("[[index]]\nurl = {}\ndefault = true\n", serde_json::json!(url.expose()))
-            }
-            None => String::new(),
+        let set = |url: &Option<Secret>| url.as_ref().map(|url| url.expose().to_owned());
+        let proxies = if options.network.is_some() {
+            [set(&options.http_proxy), set(&options.https_proxy), options.no_proxy.clone()]
+        } else {
+            // Those of the operators are behind it.
+            [Some(egress::PROXY_URL.to_owned()), Some(egress::PROXY_URL.to_owned()), None]
         };
-        let proxies = [
-            ("HTTP_PROXY", options.http_proxy.as_ref().map(|proxy| proxy.expose())),
-            ("HTTPS_PROXY", options.https_proxy.as_ref().map(|proxy| proxy.expose())),
-            ("NO_PROXY", options.no_proxy.as_deref()),
-        ];
         // The engine knows these arguments without an ARG, and keeps them out of the image's history.
-        let build_args = proxies
+        let build_args = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"]
             .into_iter()
-            .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value.to_owned())))
+            .zip(proxies)
+            .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
             .flat_map(|(name, value)| [(name.to_lowercase(), value.clone()), (name, value)])
             .collect();
         Ok(Self {
-            files: vec![ContextFile::new("uv.toml", index)],
+            files: vec![ContextFile::new("uv.toml", index_toml(options.index_url.as_ref()))],
             ca_bundle,
             build_args,
             registries,
+            egress: Egress::new(engine.clone(), options),
             options: options.clone(),
         })
     }
 
-    /// A build with what every one has from the configuration.
+    /// The network for steps that need the package index. `image`: one with Python, that the engine has.
+    pub async fn network(&self, image: &str) -> Result<String, Error> {
+        match &self.options.network {
+            Some(network) => Ok(network.clone()),
+            None => self.egress.network(image).await,
+        }
+    }
+
+    /// Takes the network down.
+    pub async fn close(&self) {
+        self.egress.close().await;
+    }
+
+    /// A build with what every one has from the configuration, and no network.
     pub fn request(&self, dockerfile: String, image: &str) -> BuildRequest {
         BuildRequest {
             dockerfile,
@@ -82,12 +97,23 @@ impl Settings {
             labels: BTreeMap::new(),
             memory_bytes: self.options.memory_bytes,
             cpus: self.options.cpus,
-            network: self.options.network.clone(),
+            network: Some(NO_NETWORK.to_owned()),
             ca_bundle: self.ca_bundle.clone(),
             registries: self.registries.clone(),
             no_cache: false,
             limit: self.options.limit(),
         }
+    }
+}
+
+/// What uv reads of the index: credentials in it are in no argument and no log.
+fn index_toml(url: Option<&Secret>) -> String {
+    match url {
+        // A JSON string is a TOML string.
+        Some(url) => {
+            format!("[[index]]\nurl = {}\ndefault = true\n", serde_json::json!(url.expose()))
+        }
+        None => String::new(),
     }
 }
 
@@ -221,6 +247,8 @@ pub struct Step<'a> {
     pub dockerfile: String,
     pub files: Vec<ContextFile>,
     pub image: &'a str,
+    /// None: it needs none.
+    pub network: Option<String>,
 }
 
 /// Runs a step within what is left of the time.
@@ -248,6 +276,9 @@ pub async fn run(
     files.extend(step.files);
     let mut request = settings.request(step.dockerfile, step.image);
     request.files = files;
+    if let Some(network) = step.network {
+        request.network = Some(network);
+    }
     // What the index says now counts, not what it said when the same step ran last.
     request.no_cache = true;
     request.limit = budget.left();
@@ -329,12 +360,8 @@ mod tests {
 
     #[test]
     fn an_index_with_a_quote_in_its_url_stays_one_value() {
-        let options = Options {
-            index_url: Some(mecapy_service::Secret::new("https://u:\"\n[x]@i/simple")),
-            ..Options::default()
-        };
-        let settings = Settings::new(&options, Vec::new()).unwrap();
-        let toml = std::str::from_utf8(&settings.files[0].bytes).unwrap();
+        let url = Secret::new("https://u:\"\n[x]@i/simple");
+        let toml = index_toml(Some(&url));
         assert_eq!(toml.lines().count(), 3, "{toml}");
     }
 

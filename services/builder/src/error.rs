@@ -17,6 +17,10 @@ pub enum Error {
     Registry { doing: &'static str, source: Box<mecapy_registry::Error> },
     #[error("the Docker engine failed while {doing}")]
     Engine { doing: &'static str, source: Box<mecapy_engine::Error> },
+    #[error("the database failed while builders shared what they know")]
+    Store(#[from] mecapy_store::Error),
+    #[error("builds have no network: {0}")]
+    Egress(String),
     #[error("the package index can't be used: {0}")]
     Index(String),
     #[error("the machine that builds is short of something: {0}")]
@@ -46,7 +50,11 @@ impl Error {
         match self {
             Self::Registry { source, .. } => source.is_transient(),
             Self::Engine { source, .. } => source.is_transient(),
-            Self::Index(_) | Self::Machine(_) | Self::Interrupted => true,
+            Self::Store(_)
+            | Self::Egress(_)
+            | Self::Index(_)
+            | Self::Machine(_)
+            | Self::Interrupted => true,
             Self::Rejected(_)
             | Self::Cancelled
             | Self::Lock(_)
@@ -70,6 +78,8 @@ impl Error {
             ),
             Self::Registry { .. }
             | Self::Engine { .. }
+            | Self::Store(_)
+            | Self::Egress(_)
             | Self::Index(_)
             | Self::Machine(_)
             | Self::Lock(_)

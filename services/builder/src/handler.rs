@@ -123,6 +123,16 @@ impl Handler {
             Some(build) => {
                 request.version = build.version.unsigned_abs();
                 self.check_inputs(id, &request).await?;
+                let may_give_way =
+                    build.state == BuildState::Queued && self.builder.options().supersede_queued;
+                if may_give_way && let Some(newer) = builds::newer_version(&self.pool, id).await? {
+                    return refuse(
+                        ErrorCode::BuildCancelled,
+                        format!(
+                            "version {newer} was asked for before this one was begun: it is built instead"
+                        ),
+                    );
+                }
             }
             None => match self.create(id, &request).await? {
                 Created::Version(version) => request.version = version,

@@ -8,8 +8,9 @@
 //! 3. The same request ends in the same image: on any builder, however often it is delivered.
 //! 4. A source can't end the process, whatever is in it.
 //! 5. Credentials, certificates and addresses that builds need are in no image and in no log.
-//! 6. An error is either transient, or carries a code and a message with which the user can do something.
-//! 7. When a build ends, in whatever way, its containers are gone and its log is kept.
+//! 6. From inside a build the package index can be reached and nothing else.
+//! 7. An error is either transient, or carries a code and a message with which the user can do something.
+//! 8. When a build ends, in whatever way, its containers are gone and its log is kept.
 //!
 //! # The way of the data
 //!
@@ -34,6 +35,7 @@ mod builder;
 mod config;
 mod dependencies;
 mod dockerfile;
+mod egress;
 mod engine_step;
 mod error;
 mod function_image;
@@ -41,8 +43,10 @@ mod handler;
 mod live_lines;
 mod lock;
 mod metric_definitions;
+mod near_names;
 mod options;
 mod rejection;
+mod replicas;
 pub mod requirements;
 mod resolutions;
 mod service;
@@ -61,4 +65,5 @@ pub use error::Error;
 pub use handler::Handler;
 pub use options::Options;
 pub use rejection::Rejection;
+pub use replicas::Replicas;
 pub use service::run;

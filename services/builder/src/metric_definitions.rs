@@ -24,6 +24,11 @@ pub(crate) fn lock(source: &'static str) {
     counter!("mecapy_build_locks_total", "source" => source).increment(1);
 }
 
+/// What became of the connections that builds asked for: allowed, refused, failed.
+pub(crate) fn egress(outcome: &'static str) {
+    counter!("mecapy_build_egress_total", "outcome" => outcome).increment(1);
+}
+
 /// How long a part of a build takes: validate, resolve, install, push, append; base: a base image.
 pub(crate) fn step(step: &'static str, took: Duration) {
     histogram!("mecapy_build_step_duration_seconds", "step" => step).record(took.as_secs_f64());

@@ -7,6 +7,7 @@ use mecapy_service::{ConfigError, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::base_options::BaseOptions;
+use crate::egress::{host_and_port, proxy_address};
 use crate::validation::{Rules, python_version};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Options {
     pub concurrency: usize,
     /// Steps with the engine at once.
     pub parallel_engine_builds: usize,
+    /// A build that nobody has begun gives way to one of a newer version of its function.
+    pub supersede_queued: bool,
     /// What a source may hold.
     pub validation: Rules,
     pub max_requirements: usize,
@@ -34,8 +37,11 @@ pub struct Options {
     pub max_log_bytes: usize,
     /// How long a resolution of the same requirements is taken again.
     pub resolution_ttl_seconds: u64,
-    /// The engine's network that builds run in; its default when absent.
+    /// A network of the engine that builds run in, with all that can be reached from there. Absent: one of their own
+    /// that leads to the package index and nowhere else.
     pub network: Option<String>,
+    /// Hosts that builds may reach beside those of the index, `host` (ports 80 and 443) or `host:port`.
+    pub allowed_hosts: Vec<String>,
     /// PEM certificates that builds trust instead of their own, as behind a TLS-inspecting proxy.
     pub ca_bundle: Option<PathBuf>,
     /// The package index (PEP 503), with credentials if it needs any; PyPI when absent.
@@ -52,6 +58,7 @@ impl Default for Options {
         Self {
             concurrency: 16,
             parallel_engine_builds: 2,
+            supersede_queued: true,
             validation: Rules::default(),
             max_requirements: 50,
             python_versions: ["3.11", "3.12", "3.13"].map(str::to_owned).to_vec(),
@@ -64,6 +71,7 @@ impl Default for Options {
             max_log_bytes: 10 << 20,
             resolution_ttl_seconds: 3600,
             network: None,
+            allowed_hosts: Vec::new(),
             ca_bundle: None,
             index_url: None,
             http_proxy: None,
@@ -98,6 +106,14 @@ impl Options {
         }
         if let Some(variant) = self.variants.iter().find(|variant| !is_variant(variant)) {
             return refuse("variants", format!("{variant:?} is not made of a-z and 0-9"));
+        }
+        if let Some(host) = self.allowed_hosts.iter().find(|host| host_and_port(host).is_none()) {
+            return refuse("allowed_hosts", format!("{host:?} is no host, and no host:port"));
+        }
+        for (key, url) in [("http_proxy", &self.http_proxy), ("https_proxy", &self.https_proxy)] {
+            if let Some(Err(problem)) = url.as_ref().map(|url| proxy_address(url.expose())) {
+                return refuse(key, problem.to_owned());
+            }
         }
         if let Some(path) = self.ca_bundle.as_ref().filter(|path| !path.is_file()) {
             return refuse("ca_bundle", format!("there is no file {}", path.display()));
@@ -156,6 +172,14 @@ mod tests {
                 .starts_with("builder.python_versions: ")
         );
         assert!(problem(|o| o.variants.push("a\nb".into())).starts_with("builder.variants: "));
+        assert!(
+            problem(|o| o.allowed_hosts.push("http://x".into()))
+                .starts_with("builder.allowed_hosts: ")
+        );
+        assert!(
+            problem(|o| o.https_proxy = Some(Secret::new("proxy:3128")))
+                .starts_with("builder.https_proxy: ")
+        );
         assert!(
             problem(|o| o.ca_bundle = Some("/does/not/exist".into()))
                 .starts_with("builder.ca_bundle: ")

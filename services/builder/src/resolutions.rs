@@ -20,6 +20,10 @@ impl Resolutions {
         Self { ttl, entries: Mutex::default() }
     }
 
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     pub fn get(&self, key: &str) -> Option<Lock> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries
@@ -28,7 +32,9 @@ impl Resolutions {
             .map(|(_, lock)| lock.clone())
     }
 
-    pub fn put(&self, key: String, lock: Lock) {
+    /// `age`: how long ago it was resolved.
+    pub fn put(&self, key: String, lock: Lock, age: Duration) {
+        let Some(resolved) = Instant::now().checked_sub(age) else { return };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, (resolved, _)| resolved.elapsed() < self.ttl);
         if entries.len() >= MAX_ENTRIES
@@ -39,7 +45,7 @@ impl Resolutions {
         {
             entries.remove(&oldest);
         }
-        entries.insert(key, (Instant::now(), lock));
+        entries.insert(key, (resolved, lock));
     }
 }
 
@@ -54,11 +60,11 @@ mod tests {
     #[test]
     fn a_resolution_is_found_until_its_time_is_over() {
         let resolutions = Resolutions::new(Duration::from_secs(3600));
-        resolutions.put("a".into(), lock(1));
+        resolutions.put("a".into(), lock(1), Duration::ZERO);
         assert_eq!(resolutions.get("a"), Some(lock(1)));
         assert_eq!(resolutions.get("b"), None);
         let none = Resolutions::new(Duration::ZERO);
-        none.put("a".into(), lock(1));
+        none.put("a".into(), lock(1), Duration::ZERO);
         assert_eq!(none.get("a"), None);
     }
 
@@ -66,7 +72,7 @@ mod tests {
     fn the_oldest_goes_when_there_are_too_many() {
         let resolutions = Resolutions::new(Duration::from_secs(3600));
         for i in 0..=MAX_ENTRIES {
-            resolutions.put(i.to_string(), lock(i));
+            resolutions.put(i.to_string(), lock(i), Duration::ZERO);
         }
         assert_eq!(resolutions.get("0"), None);
         assert!(

@@ -15,6 +15,7 @@ use crate::base_matrix::BaseMatrix;
 use crate::builder::Builder;
 use crate::config::Config;
 use crate::handler::Handler;
+use crate::replicas::Replicas;
 
 const CONNECT_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
@@ -33,7 +34,8 @@ pub async fn run(
     let base_builder =
         BaseBuilder::new(config.builder.clone(), engine.clone(), &primary, staging.clone())?;
     let base_builder = Arc::new(base_builder);
-    let builder = Arc::new(Builder::new(config.builder, engine, primary, staging)?);
+    let replicas = Some(Replicas::new(backbone.pool.clone()));
+    let builder = Arc::new(Builder::new(config.builder, engine, primary, staging, replicas)?);
     let objects = Objects::new(&config.s3);
     let handler = Handler {
         builder: Arc::clone(&builder),

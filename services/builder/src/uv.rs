@@ -4,6 +4,7 @@
 
 use mecapy_proto::ErrorCode;
 
+use crate::near_names;
 use crate::rejection::Rejection;
 
 /// Why a step with uv failed.
@@ -36,7 +37,10 @@ pub fn explain(lines: &[String]) -> Cause {
     if let Some(name) = word_before(&chain, " was not found in the package registry") {
         return rejected(
             ErrorCode::RequirementNotFound,
-            format!("there is no package `{name}` in the package index: check its name"),
+            format!(
+                "there is no package `{name}` in the package index: check its name.{}",
+                near_names::question(&name)
+            ),
         );
     }
     let no_wheel =
@@ -160,6 +164,8 @@ mod tests {
             assert_eq!(code, ErrorCode::RequirementNotFound);
             assert!(message.contains("`no-such-pkg`"), "{message}");
         }
+        let (_, message) = rejected(&now.replace("no-such-pkg", "nunpy"));
+        assert!(message.ends_with("check its name. Did you mean `numpy`?"), "{message}");
     }
 
     #[test]

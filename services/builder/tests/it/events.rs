@@ -231,6 +231,40 @@ async fn a_request_that_comes_several_times_at_once_makes_one_version() {
 }
 
 #[tokio::test]
+async fn a_version_that_nobody_has_begun_gives_way_to_a_newer_one_if_that_is_wanted() {
+    for (supersede_queued, code) in [(true, Some("build-cancelled")), (false, None)] {
+        let chain = Chain::start_with(Options { supersede_queued, ..options() }).await;
+        // As the gateway does: the rows are there before the first event is.
+        let [older, newer] = ["print(1)\n", "print(2)\n"].map(|code| chain.request(code, ""));
+        for (version, request) in [(1, &older), (2, &newer)] {
+            let Some(Source::Code(code)) = &request.source else { unreachable!() };
+            let inputs_sha256 = mecapy_proto::inputs_sha256(code.as_bytes(), "", "3.11", "slim");
+            let new = functions::NewVersion {
+                python_version: "3.11".to_owned(),
+                base_variant: "slim".to_owned(),
+                requirements: String::new(),
+                inputs_sha256,
+            };
+            let mut conn = chain.pool.acquire().await.unwrap();
+            functions::add_version(&mut conn, chain.function, version, &new).await.unwrap();
+            let id = request.build_id.parse().unwrap();
+            builds::create(&mut conn, id, chain.function, version).await.unwrap();
+        }
+        chain.publish(&older).await;
+        match code {
+            Some(code) => {
+                let failure = chain.event::<BuildFailed>(&older.build_id).await.failure.unwrap();
+                assert_eq!(failure.code, code);
+                assert!(failure.message.contains("version 2"), "{}", failure.message);
+            }
+            None => drop(chain.event::<BuildDone>(&older.build_id).await),
+        }
+        chain.publish(&newer).await;
+        assert_eq!(chain.event::<BuildDone>(&newer.build_id).await.version, 2);
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_with_its_code_and_its_log() {
     let chain = Chain::start().await;
     let request = chain.request("import os\n", "");

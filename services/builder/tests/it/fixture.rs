@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mecapy_builder::{BuildLog, Builder, Built, Error, Options, Request};
+use mecapy_builder::{BuildLog, Builder, Built, Error, Options, Replicas, Request};
 use mecapy_engine::{Credentials, Engine};
 use mecapy_proto::{FunctionId, Owner};
 use mecapy_registry::{Content, Digest, ImageRef, Registry};
 use mecapy_service::Secret;
+use mecapy_store::PgPool;
 use mecapy_testkit::{Infra, unique};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +88,24 @@ pub fn options() -> Options {
 
 pub async fn builder(options: Options) -> Arc<Builder> {
     let primary = primary().await;
-    Arc::new(Builder::new(options, engine().await, primary.clone(), primary).unwrap())
+    Arc::new(Builder::new(options, engine().await, primary.clone(), primary, None).unwrap())
+}
+
+/// One of several that use the same database.
+pub async fn replica(options: Options, pool: &PgPool) -> Arc<Builder> {
+    let (primary, replicas) = (primary().await, Some(Replicas::new(pool.clone())));
+    Arc::new(Builder::new(options, engine().await, primary.clone(), primary, replicas).unwrap())
+}
+
+pub async fn database() -> PgPool {
+    database_at(Infra::shared().await.postgres().await).await
+}
+
+pub async fn database_at(url: String) -> PgPool {
+    let options = mecapy_store::Options { url, ..mecapy_store::Options::default() };
+    let pool = mecapy_store::connect(&options).await.unwrap();
+    mecapy_store::migrate(&pool).await.unwrap();
+    pool
 }
 
 /// A function that nobody else has.

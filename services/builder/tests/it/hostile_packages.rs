@@ -21,14 +21,14 @@ const HELLO: &str = "print('hello')\n";
 
 /// A file of the index: its name, its content, and what the index says its hash is.
 #[derive(Clone)]
-struct File {
+pub struct File {
     name: &'static str,
     content: Vec<u8>,
     said: Digest,
 }
 
 impl File {
-    fn new(name: &'static str, content: Vec<u8>) -> Self {
+    pub fn new(name: &'static str, content: Vec<u8>) -> Self {
         let said = Digest::of(&content);
         Self { name, content, said }
     }
@@ -43,7 +43,7 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-fn wheel(name: &str, files: &[(&str, &str)]) -> Vec<u8> {
+pub fn wheel(name: &str, files: &[(&str, &str)]) -> Vec<u8> {
     let info = format!("{name}-1.0.dist-info");
     let (metadata, about, record) =
         (format!("{info}/METADATA"), format!("{info}/WHEEL"), format!("{info}/RECORD"));
@@ -62,7 +62,7 @@ fn wheel(name: &str, files: &[(&str, &str)]) -> Vec<u8> {
 
 /// An index with these files, each of the package that its name begins with. The URL, and the names of the files
 /// that were fetched.
-async fn index(files: Vec<File>) -> (Secret, Arc<Mutex<Vec<String>>>) {
+pub async fn index(files: Vec<File>) -> (Secret, Arc<Mutex<Vec<String>>>) {
     let fetched = Arc::new(Mutex::new(Vec::new()));
     let (files, seen) = (Arc::new(files), Arc::clone(&fetched));
     let listed = Arc::clone(&files);
@@ -87,20 +87,19 @@ async fn index(files: Vec<File>) -> (Secret, Arc<Mutex<Vec<String>>>) {
     };
     let router =
         Router::new().route("/simple/{package}/", get(list)).route("/files/{name}", get(file));
-    // Builds reach it from their own network, by the bridge's address.
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
-    let bridge = tokio::process::Command::new("docker")
-        .args(["network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"])
-        .output()
-        .await
-        .unwrap();
-    let address = String::from_utf8(bridge.stdout).unwrap();
-    (Secret::new(format!("http://{}:{port}/simple", address.trim())), fetched)
+    (serve(router).await, fetched)
 }
 
-fn of(index_url: Secret) -> Options {
+/// The URL under which builds find this index.
+pub async fn serve(router: Router) -> Secret {
+    // Builds reach it through their builder, which is this process.
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+    Secret::new(format!("http://127.0.0.1:{port}/simple"))
+}
+
+pub fn of(index_url: Secret) -> Options {
     Options { index_url: Some(index_url), http_proxy: None, https_proxy: None, ..options() }
 }
 

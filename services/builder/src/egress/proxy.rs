@@ -1,0 +1,301 @@
+//! One connection of a build: what it asks for, whether it may, and the bytes to and fro.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use url::Url;
+
+use super::allowed::{Allowed, host_and_port};
+use super::tunnel::{Connection, Down, Sent};
+use super::upstream::{ProxyHeader, Upstream};
+use crate::metric_definitions;
+
+const MAX_HEAD: usize = 32 << 10;
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// How long the index may still talk when a client has said all that it will.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+const PIECE: usize = 64 << 10;
+
+/// Where builds may go, and how.
+#[derive(Debug)]
+pub struct Proxy {
+    pub allowed: Allowed,
+    pub upstream: Upstream,
+}
+
+/// A request's head, as far as a proxy reads it.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    host: String,
+    port: u16,
+    /// None: bytes are passed on as they are (`CONNECT`).
+    plain: Option<Plain>,
+}
+
+/// A request for a URL.
+#[derive(Debug, PartialEq, Eq)]
+struct Plain {
+    method: String,
+    url: Url,
+    /// Without those that are about this connection.
+    headers: Vec<String>,
+}
+
+/// Why a connection comes to nothing, as the client is told.
+struct Refusal {
+    status: &'static str,
+    reason: String,
+}
+
+impl Proxy {
+    pub async fn serve(self: Arc<Self>, connection: Connection) {
+        let Connection { mut up, down } = connection;
+        match self.connect(&mut up).await {
+            Ok((first, stream, answer)) => {
+                metric_definitions::egress("allowed");
+                if down.send(answer).await {
+                    pass(first, stream, &mut up, down).await;
+                }
+            }
+            Err(Refusal { status, reason }) => {
+                let body = format!("{reason}\n");
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+                );
+                if down.send(Bytes::from(head)).await {
+                    down.finish();
+                }
+            }
+        }
+    }
+
+    /// What is to be sent on first, the connection to where it goes, and what the client hears before its answer.
+    async fn connect(
+        &self,
+        up: &mut tokio::sync::mpsc::Receiver<Sent>,
+    ) -> Result<(Bytes, TcpStream, Bytes), Refusal> {
+        let read = tokio::time::timeout(HEAD_WITHIN, read_head(up));
+        let (head, rest) = read.await.ok().flatten().ok_or_else(|| Refusal {
+            status: "400 Bad Request",
+            reason: "no request came".to_owned(),
+        })?;
+        let asked = parse(&head).ok_or_else(|| Refusal {
+            status: "400 Bad Request",
+            reason: "this is a proxy: it takes CONNECT, and requests for whole URLs".to_owned(),
+        })?;
+        let Asked { host, port, plain } = asked;
+        if !self.allowed.permits(&host, port) {
+            metric_definitions::egress("refused");
+            tracing::warn!(
+                host,
+                port,
+                "a build asked for what is no host of the package index; builder.allowed_hosts would allow it"
+            );
+            return Err(Refusal {
+                status: "403 Forbidden",
+                reason: format!("{host}:{port} is no host of the package index"),
+            });
+        }
+        let unreachable = |error: io::Error| {
+            metric_definitions::egress("failed");
+            tracing::warn!(
+                host,
+                port,
+                error = &error as &dyn std::error::Error,
+                "the package index can't be reached"
+            );
+            let status = if error.kind() == io::ErrorKind::TimedOut {
+                "504 Gateway Timeout"
+            } else {
+                "502 Bad Gateway"
+            };
+            Refusal { status, reason: format!("{host}:{port} can't be reached: {error}") }
+        };
+        match plain {
+            None => {
+                let stream = self.upstream.tunnel(&host, port).await.map_err(unreachable)?;
+                let answer = Bytes::from_static(b"HTTP/1.1 200 Connection established\r\n\r\n");
+                Ok((rest, stream, answer))
+            }
+            Some(plain) => {
+                let next = self.upstream.plain(&host, port).await.map_err(unreachable)?;
+                let mut first = BytesMut::from(plain.rewritten(next.to_proxy).as_bytes());
+                first.extend_from_slice(&rest);
+                Ok((first.freeze(), next.stream, Bytes::new()))
+            }
+        }
+    }
+}
+
+impl Plain {
+    /// As it goes on: one request a connection, so that the next one is looked at too.
+    fn rewritten(&self, to_proxy: Option<ProxyHeader>) -> String {
+        let target = match to_proxy {
+            Some(_) => self.url.to_string(),
+            None => match self.url.query() {
+                Some(query) => format!("{}?{query}", self.url.path()),
+                None => self.url.path().to_owned(),
+            },
+        };
+        let ours = to_proxy.map_or_else(String::new, |header| header.0);
+        let theirs: String = self.headers.iter().map(|line| format!("{line}\r\n")).collect();
+        format!("{} {target} HTTP/1.1\r\n{theirs}{ours}Connection: close\r\n\r\n", self.method)
+    }
+}
+
+/// To the end of the head, and what came after it.
+async fn read_head(up: &mut tokio::sync::mpsc::Receiver<Sent>) -> Option<(Bytes, Bytes)> {
+    const END: &[u8] = b"\r\n\r\n";
+    let mut read = BytesMut::new();
+    loop {
+        if let Some(at) = read.windows(END.len()).position(|bytes| bytes == END) {
+            let head = read.split_to(at + END.len());
+            return Some((head.freeze(), read.freeze()));
+        }
+        if read.len() > MAX_HEAD {
+            return None;
+        }
+        match up.recv().await? {
+            Sent::Data(data) => read.extend_from_slice(&data),
+            Sent::End => return None,
+        }
+    }
+}
+
+fn parse(head: &[u8]) -> Option<Asked> {
+    let mut lines = std::str::from_utf8(head).ok()?.trim_end().split("\r\n");
+    let mut words = lines.next()?.split(' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    if words.next().is_some() || !version.starts_with("HTTP/1.") {
+        return None;
+    }
+    if method == "CONNECT" {
+        let (host, port) = host_and_port(target)?;
+        return Some(Asked { host: host.to_owned(), port: port?, plain: None });
+    }
+    let url = Url::parse(target).ok().filter(|url| url.scheme() == "http")?;
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default()?;
+    let of_this_hop =
+        ["connection", "proxy-connection", "proxy-authorization", "keep-alive", "host"];
+    let authority = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str()?),
+        None => url.host_str()?.to_owned(),
+    };
+    // What the URL says counts: the host that was checked is the host that is asked.
+    let mut headers = vec![format!("Host: {authority}")];
+    for line in lines {
+        let (name, _) = line.split_once(':')?;
+        if !of_this_hop.contains(&name.trim().to_ascii_lowercase().as_str()) {
+            headers.push(line.to_owned());
+        }
+    }
+    Some(Asked { host, port, plain: Some(Plain { method: method.to_owned(), url, headers }) })
+}
+
+/// Until the far end has said all, or either breaks.
+async fn pass(
+    first: Bytes,
+    stream: TcpStream,
+    up: &mut tokio::sync::mpsc::Receiver<Sent>,
+    down: Down,
+) {
+    let (mut read, mut write) = stream.into_split();
+    let outward = async {
+        if write.write_all(&first).await.is_err() {
+            return;
+        }
+        if pass_out(up, &mut write).await {
+            let _ = write.shutdown().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    };
+    let inward = async {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(PIECE);
+            match read.read_buf(&mut buffer).await {
+                Ok(0) => return true,
+                Ok(_) => {
+                    if !down.send(buffer.split().freeze()).await {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+    };
+    let is_whole = tokio::select! {
+        () = outward => false,
+        is_whole = inward => is_whole,
+    };
+    if is_whole {
+        down.finish();
+    }
+}
+
+/// True: the client has sent all; false: one of the two is broken.
+async fn pass_out(up: &mut tokio::sync::mpsc::Receiver<Sent>, write: &mut OwnedWriteHalf) -> bool {
+    loop {
+        match up.recv().await {
+            Some(Sent::Data(data)) => {
+                if write.write_all(&data).await.is_err() {
+                    return false;
+                }
+            }
+            Some(Sent::End) => return true,
+            None => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(head: &str) -> Option<Asked> {
+        parse(head.as_bytes())
+    }
+
+    #[test]
+    fn a_tunnel_names_host_and_port() {
+        let head = "CONNECT pypi.org:443 HTTP/1.1\r\nHost: elsewhere:1\r\n\r\n";
+        let expected = Asked { host: "pypi.org".into(), port: 443, plain: None };
+        assert_eq!(asked(head), Some(expected));
+        for bad in [
+            "CONNECT pypi.org HTTP/1.1\r\n\r\n",
+            "CONNECT http://pypi.org:443 HTTP/1.1\r\n\r\n",
+            "CONNECT pypi.org:443\r\n\r\n",
+            "CONNECT pypi.org:443 SSH/2\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: pypi.org\r\n\r\n",
+            "GET https://pypi.org/ HTTP/1.1\r\n\r\n",
+            "GET ftp://pypi.org/ HTTP/1.1\r\n\r\n",
+            "\r\n\r\n",
+            "",
+        ] {
+            assert_eq!(asked(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_plain_request_goes_on_to_the_host_that_was_checked_and_closes_after_it() {
+        let head = "GET http://index:3141/simple/six/?a=b HTTP/1.1\r\nHost: postgres:5432\r\n\
+                    Proxy-Connection: keep-alive\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n";
+        let asked = asked(head).unwrap();
+        assert_eq!((asked.host.as_str(), asked.port), ("index", 3141));
+        let plain = asked.plain.unwrap();
+        assert_eq!(
+            plain.rewritten(None),
+            "GET /simple/six/?a=b HTTP/1.1\r\nHost: index:3141\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        );
+        let on = plain.rewritten(Some(ProxyHeader("Proxy-Authorization: Basic eA==\r\n".into())));
+        assert!(on.starts_with("GET http://index:3141/simple/six/?a=b HTTP/1.1\r\n"), "{on}");
+        assert!(on.contains("Proxy-Authorization: Basic eA==\r\n"), "{on}");
+    }
+}
