@@ -1,6 +1,9 @@
 //! What refers to an image goes with it.
 
+use futures::{StreamExt as _, TryStreamExt as _};
+
 use crate::copier::{Copier, Target};
+use crate::copy::STREAMS;
 use crate::copy_plan::Plan;
 use crate::referrers::{Referrer, lacking};
 use crate::{CopyReport, Error, ProgressSink, Source};
@@ -30,25 +33,18 @@ impl Copier {
         referrers: Vec<Referrer>,
     ) -> Result<CopyReport, Error> {
         let to = Target { repository: repository.to_owned(), ..Target::default() };
+        let copies: Vec<_> = referrers
+            .into_iter()
+            .map(|referrer| {
+                let to = &to;
+                async move { Ok::<_, Error>((self.referrer(from, to, &referrer).await?, referrer)) }
+            })
+            .collect();
+        let mut copies = futures::stream::iter(copies).buffered(STREAMS);
         let mut report = CopyReport::default();
-        let mut brought = Vec::with_capacity(referrers.len());
-        for referrer in referrers {
-            let source = Source { digest: referrer.digest, ..from.clone() };
-            let plan = match Plan::read(&source.registry, &source.repository, &source.digest).await
-            {
-                Ok(plan) => plan,
-                Err(error) if error.is_not_found() => {
-                    tracing::debug!(
-                        registry.host = from.registry.host(),
-                        repository = from.repository,
-                        digest = %referrer.digest,
-                        "a referrer is listed and not there"
-                    );
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let (one, _) = self.content(&source, &to, plan, &ProgressSink::none()).await?;
+        let mut brought = Vec::new();
+        while let Some((copied, referrer)) = copies.try_next().await? {
+            let Some(one) = copied else { continue };
             report.bytes_sent += one.bytes_sent;
             report.bytes_mounted += one.bytes_mounted;
             report.bytes_skipped += one.bytes_skipped;
@@ -58,5 +54,30 @@ impl Copier {
         self.0.to.list_referrers(repository, &from.digest, &brought).await?;
         report.is_unchanged = brought.is_empty();
         Ok(report)
+    }
+
+    /// None: its source lists it and hasn't got it.
+    async fn referrer(
+        &self,
+        from: &Source,
+        to: &Target,
+        referrer: &Referrer,
+    ) -> Result<Option<CopyReport>, Error> {
+        let from = Source { digest: referrer.digest, ..from.clone() };
+        let plan = match Plan::read(&from.registry, &from.repository, &from.digest).await {
+            Ok(plan) => plan,
+            Err(error) if error.is_not_found() => {
+                tracing::debug!(
+                    registry.host = from.registry.host(),
+                    repository = from.repository,
+                    digest = %from.digest,
+                    "a referrer is listed and not there"
+                );
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let (report, _) = self.content(&from, to, plan, &ProgressSink::none()).await?;
+        Ok(Some(report))
     }
 }

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use mecapy_proto::v1::Failure;
+use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::Error;
@@ -157,24 +158,42 @@ pub async fn create(
     if made.rows_affected() == 0 {
         return Ok(false);
     }
-    for image in images {
-        sqlx::query(
-            "insert into mirror_images (run_id, repository, digest, tags, tasks, size_bytes)
-             values ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(&run.id)
-        .bind(&image.repository)
-        .bind(&image.digest)
-        .bind(&image.tags)
-        .bind(image.tasks)
-        .bind(image.size_bytes)
-        .execute(&mut *conn)
-        .await?;
-        if let Some(ended) = &image.ended {
-            write_end(conn, &run.id, &image.repository, &image.digest, ended).await?;
-        }
-    }
+    sqlx::query(
+        "insert into mirror_images (run_id, repository, digest, tags, tasks, size_bytes, outcome, error_code,
+             error_message, bytes_sent, bytes_saved, verified, duration_ms, ended_at)
+         select $1, repository, digest,
+             array(select tag from jsonb_array_elements_text(tags) with ordinality as t (tag, place) order by place),
+             tasks, size_bytes, outcome, error_code, error_message, bytes_sent, bytes_saved, verified, duration_ms,
+             case when outcome is not null then now() end
+         from jsonb_to_recordset($2) as new (repository text, digest text, tags jsonb, tasks bigint,
+             size_bytes bigint, outcome text, error_code text, error_message text, bytes_sent bigint,
+             bytes_saved bigint, verified boolean, duration_ms bigint)",
+    )
+    .bind(&run.id)
+    .bind(Value::from_iter(images.iter().map(row)))
+    .execute(conn)
+    .await?;
     Ok(true)
+}
+
+fn row(image: &NewImage) -> Value {
+    let ended = image.ended.as_ref();
+    let failure = ended.and_then(|ended| ended.failure.as_ref());
+    let number = |of: fn(&Ended) -> u64| ended.map_or(0, |ended| saturating(of(ended)));
+    json!({
+        "repository": image.repository,
+        "digest": image.digest,
+        "tags": image.tags,
+        "tasks": image.tasks,
+        "size_bytes": image.size_bytes,
+        "outcome": ended.map(|ended| ended.outcome.as_str()),
+        "error_code": failure.map(|failure| &failure.code),
+        "error_message": failure.map(|failure| &failure.message),
+        "bytes_sent": number(|ended| ended.bytes_sent),
+        "bytes_saved": number(|ended| ended.bytes_saved),
+        "verified": ended.is_some_and(|ended| ended.verified),
+        "duration_ms": number(|ended| ended.duration_ms),
+    })
 }
 
 /// What came of recording the end of an image.

@@ -6,7 +6,9 @@ use std::time::Instant;
 use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing};
 use mecapy_proto::v1::{Failure, MirrorImage};
 use mecapy_proto::{ErrorCode, failure};
-use mecapy_registry::{Copier, Digest, Error, ProgressSink, Registry, Source, Target, Verifier};
+use mecapy_registry::{
+    Copier, CopyReport, Digest, Error, ProgressSink, Registry, Source, Target, Verifier,
+};
 use mecapy_service::chain;
 use mecapy_store::mirror_runs::{self, Ended, Image, Recorded, Work};
 use mecapy_store::{PgPool, Turn, mirror_choice};
@@ -123,7 +125,7 @@ impl CopyImage {
         &self,
         work: &Work,
         digest: Digest,
-    ) -> Result<mecapy_registry::CopyReport, Result<Error, Trouble>> {
+    ) -> Result<CopyReport, Result<Error, Trouble>> {
         let image = &work.image;
         let from =
             Source { registry: self.primary.clone(), repository: image.repository.clone(), digest };
@@ -150,6 +152,7 @@ impl CopyImage {
         }
         let report = self.copier.copy_seen(&look, &from, &to, &ProgressSink::none()).await;
         let mut report = report.map_err(Ok)?;
+        self.copy_referrers(&from, &mut report).await?;
         for tag in image.tags.iter().filter(|tag| is_base && choice::is_moving(tag)) {
             report.is_unchanged &= self.follow_base(&from, tag).await?;
         }
@@ -159,6 +162,28 @@ impl CopyImage {
                 .map_err(|error| Err(Trouble::Later(error)))?;
         }
         Ok(report)
+    }
+
+    /// What refers to the image goes with it.
+    async fn copy_referrers(
+        &self,
+        from: &Source,
+        report: &mut CopyReport,
+    ) -> Result<(), Result<Error, Trouble>> {
+        let missing = self.copier.missing_referrers(from, &from.repository).await.map_err(Ok)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (host, digest) = (self.copier.registry().host(), from.digest.to_string());
+        let turn = Turn::at_referrers(&self.pool, host, &from.repository, &digest).await;
+        let _turn = turn.map_err(|error| Err(Trouble::from(error)))?;
+        let brought = self.copier.copy_referrers(from, &from.repository, missing).await;
+        let brought = brought.map_err(Ok)?;
+        report.bytes_sent += brought.bytes_sent;
+        report.bytes_mounted += brought.bytes_mounted;
+        report.bytes_skipped += brought.bytes_skipped;
+        report.is_unchanged &= brought.is_unchanged;
+        Ok(())
     }
 
     /// `3.11-slim` on the fallback: where it leads on the primary now, which may not be where it led when the run was

@@ -65,8 +65,13 @@ impl Plan {
             repository: repository.clone(),
             digest: digest.parse()?,
         };
-        let mount_from = vec![BASE_REPOSITORY.to_owned()];
-        self.copier.foresee(&from, &Target { repository, tags, mount_from }).await
+        let to = Target { repository, tags, mount_from: vec![BASE_REPOSITORY.to_owned()] };
+        let mut foreseen = self.copier.foresee(&from, &to).await?;
+        if foreseen.is_unchanged {
+            let missing = self.copier.missing_referrers(&from, &to.repository).await?;
+            foreseen.is_unchanged = missing.is_empty();
+        }
+        Ok(foreseen)
     }
 }
 

@@ -10,11 +10,15 @@
 //!    on the primary, when that has been copied.
 //! 5. Only published images are copied, so only such that have passed their scan. What a pull of the mirror touches
 //!    does not count as use.
+//! 6. What refers to an image (SBOM, reports, provenance, signatures) goes with it: an image without it is not yet
+//!    mirrored.
 //!
 //! The way through: `mirror.requested` (cron, CLI, or `push.done` when `mirror.on_publish` is set) → [`Plan`]
-//! chooses, from the daily usage, and writes run and images → `mirror.image` → [`CopyImage`] copies one and records
-//! its outcome → `mirror.done` → [`WriteReport`] leaves `mirror/{run}/report.json` and `.txt` in S3.
+//! chooses, from the daily usage, ends what is as it should be (`audit.rs`), and writes run and images →
+//! `mirror.image` → [`CopyImage`] copies one and records its outcome → `mirror.done` → [`WriteReport`] leaves
+//! `mirror/{run}/report.json` and `.txt` in S3.
 
+mod audit;
 mod choice;
 mod config;
 mod copy_image;

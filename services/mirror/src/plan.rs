@@ -13,7 +13,7 @@ use mecapy_store::mirror_choice::{self, Candidate};
 use mecapy_store::mirror_runs::{self, Ended, NewImage, NewRun};
 
 use crate::choice::{self, BASE_REPOSITORY};
-use crate::report;
+use crate::{metric_definitions as metrics, report};
 
 /// More is a slip of the pen: a run holds its images in one transaction.
 const MAX_LIMIT: u32 = 10_000;
@@ -53,11 +53,15 @@ impl Handler<MirrorRequested> for Plan {
         };
         if run.dry_run {
             self.foresee(&mut images, delivery).await?;
+        } else if run.by_usage {
+            self.audit(&run, &mut images).await;
         }
+        let open = images.iter().filter(|image| image.ended.is_none()).count();
         tracing::info!(
             mirror.run = run.id,
             reason = run.reason,
             images = images.len(),
+            images.open = open,
             dry_run = run.dry_run,
             "a mirror run begins"
         );
@@ -190,6 +194,10 @@ fn begin(run: NewRun, images: Vec<NewImage>) -> Outcome {
         Box::pin(async move {
             if !mirror_runs::create(conn, &run, &images).await? {
                 return Ok(Outgoing::none());
+            }
+            for ended in images.iter().filter(|_| !run.dry_run).filter_map(|it| it.ended.as_ref()) {
+                metrics::images(ended.outcome.as_str()).increment(1);
+                metrics::bytes("saved").increment(ended.bytes_saved);
             }
             if images.iter().all(|image| image.ended.is_some()) {
                 return Ok(Outgoing::event(&report::done(conn, &run.id).await?));

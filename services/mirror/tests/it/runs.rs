@@ -2,7 +2,7 @@
 
 use mecapy_mirror::BASE_REPOSITORY;
 use mecapy_proto::v1::{MirrorImage, MirrorRequested, PushDone};
-use mecapy_registry::Digest;
+use mecapy_registry::{Artifact, Digest};
 use mecapy_store::functions;
 use mecapy_store::mirror_runs::{self, NewImage, NewRun, Outcome, Run};
 use mecapy_testkit::{eventually, unique};
@@ -266,4 +266,88 @@ async fn a_version_that_was_built_again_has_its_tag_on_the_newer_image() {
     assert_eq!(world.there(&again.repository, "v1-same").await, Some(again.digest));
     let older = world.fallback.resolve(&first.repository, &first.digest.to_string()).await;
     assert!(older.unwrap().is_some(), "it is there by its digest");
+}
+
+#[tokio::test]
+async fn a_run_that_finds_everything_as_it_should_be_sends_no_message_for_an_image() {
+    let world = World::new().await;
+    let function = world.function().await;
+    let mut images = Vec::new();
+    for _ in 0..3 {
+        let image = world.publish(function, &[layer(100)]).await;
+        world.used(&image, 1).await;
+        images.push(image);
+    }
+    let (_, base_tags) = world.base(&[layer(1_000)]).await;
+    let _mirror = world.start();
+    let (_, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!(totals.mirrored, 4, "{totals:?}");
+    let asked = || world.asked.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(asked(), 4);
+
+    let (run, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!((totals.unchanged, totals.images), (4, 4), "{totals:?}");
+    assert_eq!(asked(), 4);
+    assert_eq!(world.outcome(&run, &images[0]).await, Some(Outcome::Unchanged));
+    world.report(&run, "report.txt").await;
+    assert_eq!(world.done(), 2);
+
+    // What lacks a tag there, and what a tag led away from, is asked for, and the rest is not.
+    let (newest, base) = (&images[2], &base_tags[0]);
+    world.fallback.delete_manifest(&newest.repository, &newest.digest).await.unwrap();
+    let other = world.fallback.manifest(BASE_REPOSITORY, base).await.unwrap();
+    let other = mecapy_registry::Manifest::new(
+        [other.raw.as_ref(), b"\n"].concat().into(),
+        other.media_type.clone(),
+    );
+    world.fallback.put_manifest(BASE_REPOSITORY, base, &other).await.unwrap();
+    let (run, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!((totals.unchanged, totals.mirrored), (2, 2), "{totals:?}");
+    assert_eq!(asked(), 6);
+    assert_eq!(world.outcome(&run, newest).await, Some(Outcome::Mirrored));
+    assert_eq!(world.there(&newest.repository, "latest").await, Some(newest.digest));
+}
+
+#[tokio::test]
+async fn what_refers_to_an_image_goes_with_it_and_comes_after_it_when_it_is_new() {
+    let world = World::new().await;
+    let image = world.publish(world.function().await, &[layer(100)]).await;
+    world.used(&image, 1).await;
+    let attach = async |kind: &str| {
+        let (repository, digest) = (&image.repository, image.digest.to_string());
+        let subject = world.primary.resolve(repository, &digest).await.unwrap().unwrap();
+        let artifact = Artifact {
+            artifact_type: format!("application/vnd.{kind}+json"),
+            file_name: format!("{kind}.json"),
+            content: format!("{{\"of\":\"{}\"}}", unique(kind)).into(),
+            annotations: Default::default(),
+        };
+        let put = world.primary.put_artifacts(repository, &subject, &[artifact]).await.unwrap();
+        world.primary.list_referrers(repository, &image.digest, &put).await.unwrap();
+    };
+    let on_both = async || {
+        let [primary, fallback] = [&world.primary, &world.fallback]
+            .map(|registry| registry.referrers(&image.repository, &image.digest));
+        (primary.await.unwrap(), fallback.await.unwrap())
+    };
+    attach("sbom").await;
+    let _mirror = world.start();
+    let (_, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!(totals.mirrored, 1, "{totals:?}");
+    let (there, here) = on_both().await;
+    assert_eq!((there.len(), &there), (1, &here));
+
+    // Signed later: a dry run says so, and the next run brings it.
+    attach("signature").await;
+    let dry = MirrorRequested { dry_run: true, ..Default::default() };
+    let (_, totals) = world.run(dry.clone()).await;
+    assert_eq!((totals.mirrored, totals.unchanged), (1, 0), "{totals:?}");
+    let (_, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!((totals.mirrored, totals.unchanged), (1, 0), "{totals:?}");
+    let (there, here) = on_both().await;
+    assert_eq!((there.len(), &there), (2, &here));
+    for request in [dry, MirrorRequested::default()] {
+        let (_, totals) = world.run(request).await;
+        assert_eq!(totals.unchanged, 1, "{totals:?}");
+    }
 }

@@ -30,6 +30,8 @@ pub struct World {
     pub objects: Objects,
     /// `mirror.done` that went by.
     pub done: Arc<AtomicUsize>,
+    /// `mirror.image` that went by.
+    pub asked: Arc<AtomicUsize>,
     pub config: Config,
     owner: String,
     /// A base variant that no other test has.
@@ -98,8 +100,9 @@ impl World {
         config.mirror.schedule = None;
         let alphanumeric =
             |name: String| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-        let (done, ear) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-        hear(&account, Arc::clone(&done), ear.clone()).await;
+        let ear = CancellationToken::new();
+        let done = hear(&account, "mirror.done", ear.clone()).await;
+        let asked = hear(&account, "mirror.image", ear.clone()).await;
         Self {
             primary: config.registries.primary().unwrap(),
             fallback: config.registries.fallback().unwrap().unwrap(),
@@ -107,6 +110,7 @@ impl World {
             bus,
             objects,
             done,
+            asked,
             config,
             owner: alphanumeric(unique("o")),
             variant: alphanumeric(unique("slim")),
@@ -330,19 +334,22 @@ async fn push(
     manifest.digest
 }
 
-/// Counts `mirror.done` as it goes by.
-async fn hear(account: &Nats, done: Arc<AtomicUsize>, stop: CancellationToken) {
+/// Counts what goes by under a subject.
+async fn hear(account: &Nats, subject: &'static str, stop: CancellationToken) -> Arc<AtomicUsize> {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&heard);
     let options = async_nats::ConnectOptions::with_user_and_password(
         account.user.clone(),
         account.password.clone(),
     );
     let client = options.connect(&account.url).await.unwrap();
-    let mut events = client.subscribe("mirror.done").await.unwrap();
+    let mut events = client.subscribe(subject).await.unwrap();
     client.flush().await.unwrap();
     tokio::spawn(async move {
         let _client = client;
         while let Some(Some(_)) = stop.run_until_cancelled(events.next()).await {
-            done.fetch_add(1, Ordering::SeqCst);
+            counter.fetch_add(1, Ordering::SeqCst);
         }
     });
+    heard
 }
