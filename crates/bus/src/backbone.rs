@@ -44,10 +44,10 @@ impl Backbone {
         event: impl Fn(String) -> E,
     ) {
         let on_tick = async |tick| {
-            let event = event(schedule.tick_name(prefix, tick));
+            let name = schedule.tick_name(prefix, tick);
             // A tick is worth sending for some minutes; all replicas try.
             for _ in 0..TICK_TRIES {
-                match self.bus.publish(&event).await {
+                match self.publish_tick(&name, &event).await {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(error = chain(&error), "a scheduled event waits"),
                 }
@@ -59,6 +59,17 @@ impl Backbone {
             tracing::error!(subject = E::SUBJECT, "a scheduled event could not be sent");
         };
         schedule.run(&context.shutdown, on_tick).await;
+    }
+
+    /// Under a name that all replicas have, and nobody else can know before: whoever may publish could take a name that
+    /// can be guessed, and the schedule's own event would be a duplicate.
+    async fn publish_tick<E: Event>(
+        &self,
+        name: &str,
+        event: &impl Fn(String) -> E,
+    ) -> Result<(), Error> {
+        let name = mecapy_store::schedule_key::seal(&self.pool, name).await?;
+        self.bus.publish(&event(name)).await
     }
 
     /// Consumes until the service is told to stop, and what runs has ended.

@@ -28,6 +28,7 @@ pub mod registry_images;
 pub mod rematches;
 pub mod resolutions;
 pub mod scans;
+pub mod schedule_key;
 pub mod staging;
 pub mod stalled;
 pub mod stalled_runs;
