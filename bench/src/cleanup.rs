@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mecapy_bus::{Delivery, Handler as _};
+use mecapy_bus::{Bus, Delivery, Handler as _, topology};
 use mecapy_janitor::{Janitor, Options};
 use mecapy_objects::Objects;
 use mecapy_proto::v1::CleanupRequested;
@@ -33,7 +33,7 @@ const SAMPLE_DELETED: usize = 9;
 const AT_ONCE: usize = 8;
 
 pub async fn measure() -> Result<Report> {
-    let infra = Infra::start(&[Server::Postgres, Server::Primary, Server::S3]).await;
+    let infra = Infra::start(&[Server::Postgres, Server::Primary, Server::S3, Server::Nats]).await;
     let postgres = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
     let pool = mecapy_store::connect(&postgres).await?;
     mecapy_store::migrate(&pool).await?;
@@ -99,8 +99,17 @@ async fn janitor(infra: &Infra, pool: &PgPool, registry: &Registry) -> Result<Ja
         secret_key: Secret::new(s3.secret_key),
     });
     objects.ensure_bucket().await?;
+    let nats = infra.nats().await;
+    let nats = mecapy_bus::Options {
+        url: nats.url,
+        user: Some(nats.user),
+        password: Some(Secret::new(nats.password)),
+    };
+    let bus = Bus::connect_now("bench", &nats).await?;
+    topology::setup(&bus, &topology::Setup::default()).await?;
     Ok(Janitor {
         pool: pool.clone(),
+        bus,
         inventory: Arc::new(DistributionInventory::new(registry.clone())),
         primary: registry.clone(),
         fallback: None,

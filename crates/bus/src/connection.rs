@@ -1,10 +1,12 @@
 //! The connection that everything else uses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
+use chrono::{DateTime, Utc};
 use mecapy_service::{Condition, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,7 @@ pub struct Bus {
     pub(crate) jetstream: jetstream::Context,
     /// Who publishes, for the headers.
     service: Arc<str>,
+    connected: Arc<AtomicI64>,
 }
 
 impl Bus {
@@ -41,11 +44,16 @@ impl Bus {
         options: &Options,
         condition: Condition,
     ) -> Result<Self, Error> {
+        let connected = Arc::new(AtomicI64::new(Utc::now().timestamp_millis()));
+        let since = Arc::clone(&connected);
         let on_event = move |event: Event| {
-            let condition = condition.clone();
+            let (condition, since) = (condition.clone(), Arc::clone(&since));
             async move {
                 match event {
-                    Event::Connected => condition.met(),
+                    Event::Connected => {
+                        since.store(Utc::now().timestamp_millis(), Ordering::Relaxed);
+                        condition.met();
+                    }
                     Event::Disconnected => condition.missing("NATS is not connected"),
                     // A denied permission shows itself here alone: the call just times out.
                     Event::ServerError(error) => {
@@ -60,18 +68,26 @@ impl Bus {
         let connect = Self::connect_options(service, options)
             .retry_on_initial_connect()
             .event_callback(on_event);
-        Self::finish(service, connect, options).await
+        Self::finish(service, connect, options, connected).await
     }
 
     /// Connects now, or says why not: for the CLI.
     pub async fn connect_now(service: &str, options: &Options) -> Result<Self, Error> {
-        Self::finish(service, Self::connect_options(service, options), options).await
+        let connected = Arc::new(AtomicI64::new(Utc::now().timestamp_millis()));
+        Self::finish(service, Self::connect_options(service, options), options, connected).await
+    }
+
+    /// Since when it is connected without a break, as far as it was told; before the first connection, since it was
+    /// made. What was sent before may have reached its stream only then.
+    pub fn connected_since(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.connected.load(Ordering::Relaxed)).unwrap_or_default()
     }
 
     async fn finish(
         service: &str,
         connect: ConnectOptions,
         options: &Options,
+        connected: Arc<AtomicI64>,
     ) -> Result<Self, Error> {
         let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
         let client =
@@ -80,7 +96,7 @@ impl Bus {
             .timeout(Duration::from_secs(5))
             .ack_timeout(Duration::from_secs(5))
             .build(client.clone());
-        Ok(Self { client, jetstream, service: service.into() })
+        Ok(Self { client, jetstream, service: service.into(), connected })
     }
 
     fn connect_options(service: &str, options: &Options) -> ConnectOptions {

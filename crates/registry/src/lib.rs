@@ -76,7 +76,7 @@ pub use digest::{Digest, Hasher};
 pub use error::Error;
 pub use image_ref::ImageRef;
 pub use inventory::{
-    Deleted, Deletion, DistributionInventory, GhcrInventory, Holds, Inventory, Known,
+    Deleted, Deletion, DistributionInventory, Elsewhere, GhcrInventory, Holds, Inventory, Known,
     ScalewayInventory, StoredManifest,
 };
 pub use layer::{LayerFile, TarLayer};

@@ -165,7 +165,8 @@ pub async fn settle(
     Ok(done.rows_affected() == 1)
 }
 
-/// What can be put back: what a run deleted, or each image's newest deletion by a part of its name.
+/// What can be put back: what a run deleted, or each image's newest deletion by a part of its name. What was begun and
+/// has no outcome may be deleted, or a part of its tags may be: it is in it as well.
 pub async fn deleted(pool: &PgPool, target: &Target<'_>) -> Result<Vec<Item>, Error> {
     let (run, repository, tag, digest) = match *target {
         Target::Run(run) => (Some(run), None, None, None),
@@ -175,7 +176,8 @@ pub async fn deleted(pool: &PgPool, target: &Target<'_>) -> Result<Vec<Item>, Er
         "select * from (
              select distinct on (repository, digest, case when $1::text is null then '' else position::text end) {ITEM}
              from cleanup_items
-             where (state in ('done', 'undo_failed') or (state = 'absent' and manifest is not null)) and action in ('delete', 'remove_tag')
+             where (state in ('done', 'undo_failed') or (state in ('absent', 'planned') and manifest is not null))
+               and action in ('delete', 'remove_tag')
                and ($1::text is null or run_id = $1) and ($2::text is null or repository = $2)
                and ($3::text is null or tags @> array[$3]) and ($4::text is null or digest = $4)
              order by repository, digest, case when $1::text is null then '' else position::text end, updated_at desc

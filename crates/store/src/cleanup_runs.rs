@@ -1,7 +1,10 @@
 //! Runs of the janitor. A run that was cut off is gone on with by whoever raises its fence.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
+use tokio::sync::Mutex;
 
 use crate::{Error, cleanup_items};
 
@@ -62,10 +65,14 @@ pub struct Request<'r> {
     pub target: &'r str,
 }
 
-/// A connection that holds the lock of the janitor's runs. Dropping it gives the lock back.
+/// An answer that takes longer than this is none: the connection may be gone without a word.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// A connection that holds the lock of the janitor's runs. Dropping it gives the lock back; and when PostgreSQL drops
+/// it, another replica may have the lock.
 #[derive(Debug)]
 pub struct Lock {
-    connection: PgConnection,
+    connection: Mutex<PgConnection>,
 }
 
 impl Lock {
@@ -77,15 +84,22 @@ impl Lock {
             .bind(LOCK)
             .fetch_one(&mut connection)
             .await?;
-        Ok(taken.then_some(Self { connection }))
+        Ok(taken.then_some(Self { connection: Mutex::new(connection) }))
     }
 
-    pub async fn release(mut self) -> Result<(), Error> {
-        sqlx::query("select pg_advisory_unlock($1)")
-            .bind(LOCK)
-            .execute(&mut self.connection)
-            .await?;
-        sqlx::Connection::close(self.connection).await?;
+    /// Whether the lock is held still: it is the connection's, so whoever is answered on it has it.
+    pub async fn is_held(&self) -> bool {
+        let asked = async {
+            let mut connection = self.connection.lock().await;
+            sqlx::query("select 1").execute(&mut *connection).await.is_ok()
+        };
+        tokio::time::timeout(ANSWERS_WITHIN, asked).await.unwrap_or(false)
+    }
+
+    pub async fn release(self) -> Result<(), Error> {
+        let mut connection = self.connection.into_inner();
+        sqlx::query("select pg_advisory_unlock($1)").bind(LOCK).execute(&mut connection).await?;
+        sqlx::Connection::close(connection).await?;
         Ok(())
     }
 }

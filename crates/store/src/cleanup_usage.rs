@@ -33,14 +33,19 @@ pub struct FunctionState {
     pub is_publishing: bool,
 }
 
+const FUNCTIONS: &str = "select f.id, f.deleted_at is null as is_live, b.digest as current,
+        exists (select 1 from builds p where p.function_id = f.id and p.state = 'publishing') as is_publishing
+    from functions f left join builds b on b.id = f.current_build";
+
 pub async fn functions(pool: &PgPool) -> Result<Vec<FunctionState>, Error> {
-    Ok(sqlx::query_as(
-        "select f.id, f.deleted_at is null as is_live, b.digest as current,
-             exists (select 1 from builds p where p.function_id = f.id and p.state = 'publishing') as is_publishing
-         from functions f left join builds b on b.id = f.current_build",
-    )
-    .fetch_all(pool)
-    .await?)
+    Ok(sqlx::query_as(FUNCTIONS).fetch_all(pool).await?)
+}
+
+pub async fn function(pool: &PgPool, id: i64) -> Result<Option<FunctionState>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("{FUNCTIONS} where f.id = $1")))
+        .bind(id)
+        .fetch_optional(pool)
+        .await?)
 }
 
 /// An image that queued and running tasks ask for, in whichever way tasks name images; empty: the function's own.
@@ -58,6 +63,24 @@ pub async fn asked_by_tasks(pool: &PgPool) -> Result<Vec<Asked>, Error> {
         "select distinct t.image, t.function_id, f.owner, f.docker_image
          from tasks t join functions f on f.id = t.function_id where t.state in ('queued', 'running')",
     )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The same of tasks that have no row yet: function and image, as their messages have them.
+pub async fn asked_by_messages(
+    pool: &PgPool,
+    messages: &[(i64, String)],
+) -> Result<Vec<Asked>, Error> {
+    let (functions, images): (Vec<i64>, Vec<&str>) =
+        messages.iter().map(|(function, image)| (*function, image.as_str())).unzip();
+    Ok(sqlx::query_as(
+        "select distinct m.image, m.function_id, coalesce(f.owner, '') as owner, f.docker_image
+         from unnest($1::bigint[], $2::text[]) as m (function_id, image)
+         left join functions f on f.id = m.function_id",
+    )
+    .bind(functions)
+    .bind(images)
     .fetch_all(pool)
     .await?)
 }

@@ -108,3 +108,14 @@ pub async fn tasks_in_use(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<uuid:
     .fetch_all(pool)
     .await?)
 }
+
+/// Of these keys, those that a task which has not ended was given as its inputs.
+pub async fn inputs_in_use(pool: &PgPool, keys: &[&str]) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar(
+        "select distinct inputs_s3_key from tasks
+         where inputs_s3_key = any($1) and state in ('queued', 'running')",
+    )
+    .bind(keys)
+    .fetch_all(pool)
+    .await?)
+}

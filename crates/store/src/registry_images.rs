@@ -41,6 +41,21 @@ pub async fn repositories(pool: &PgPool) -> Result<Vec<String>, Error> {
         .await?)
 }
 
+/// Where the tags of a repository led when a run planned: tag and digest. Empty where another plan came since.
+pub async fn tags_as_planned(
+    pool: &PgPool,
+    repository: &str,
+    run: &str,
+) -> Result<Vec<(String, String)>, Error> {
+    Ok(sqlx::query_as(
+        "select unnest(tags), digest from registry_images where repository = $1 and planned_by = $2",
+    )
+    .bind(repository)
+    .bind(run)
+    .fetch_all(pool)
+    .await?)
+}
+
 /// Adds what is new in a repository and forgets what is gone: when that comes back, it is new.
 pub async fn update(
     pool: &PgPool,

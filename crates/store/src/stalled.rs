@@ -14,13 +14,29 @@ use crate::Error;
 use crate::builds::{self, Build};
 use crate::tasks::{self, Task};
 
-/// "mecaswee" in ASCII: the one lock of the sweep, over all replicas.
-const LOCK: i64 = 0x6d65_6361_7377_6565;
+/// The two halves of the sweep: each is done by one replica at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Finding work that stands still.
+    Work,
+    /// Removing what has had its use.
+    Housekeeping,
+}
 
-/// Takes the sweep's lock until the transaction ends, however it ends. False: another replica has it.
-pub async fn try_lock(conn: &mut PgConnection) -> Result<bool, Error> {
+impl Part {
+    /// "mecaswee" and "mecahous" in ASCII.
+    const fn lock(self) -> i64 {
+        match self {
+            Self::Work => 0x6d65_6361_7377_6565,
+            Self::Housekeeping => 0x6d65_6361_686f_7573,
+        }
+    }
+}
+
+/// Takes the lock of a part until the transaction ends, however it ends. False: another replica has it.
+pub async fn try_lock(conn: &mut PgConnection, part: Part) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
-        .bind(LOCK)
+        .bind(part.lock())
         .fetch_one(conn)
         .await?)
 }

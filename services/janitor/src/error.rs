@@ -13,6 +13,12 @@ pub enum Error {
     Override(#[from] ConfigError),
     #[error("another replica has taken the cleanup over")]
     Overtaken,
+    #[error(
+        "PostgreSQL has dropped the run's lock, and another replica may have it: it is gone on with"
+    )]
+    LockLost,
+    #[error(transparent)]
+    Bus(#[from] mecapy_bus::Error),
     #[error(transparent)]
     Store(#[from] mecapy_store::Error),
     #[error(transparent)]

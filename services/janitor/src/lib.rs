@@ -7,26 +7,30 @@
 //! 3. A manifest and its tags are kept in PostgreSQL before it is deleted, and what speaks against it is asked again
 //!    just before.
 //! 4. The rows of a run are its state: it may be cut off anywhere and be gone on with by any replica, and there is one
-//!    run at a time.
+//!    run at a time: whoever may have lost the lock deletes nothing more.
 //! 5. A run that would delete more than a share of everything stops itself until it is confirmed. A dry run writes
 //!    what it saw and planned, and nothing else.
 //!
-//! The way through: `cleanup.requested` → [`Janitor`] → `stock` (the registry, into a [`plan::Snapshot`]) and `records`
-//! (what we need) → [`plan::plan`] → rows → `apply`, one item after the other → `report`, on S3 and as `cleanup.done`.
-//! With `undo` set: rows → `undo` → the registry.
+//! The way through: `cleanup.requested` → [`Janitor`] → `stock` (the registry, into a [`plan::Snapshot`]), `waiting` (the
+//! tasks in the queue) and `records` (what we need) → [`plan::plan`] → rows → `apply`, one item after the other, each
+//! unless there is an `objection` by now → `report`, on S3 and as `cleanup.done`. With `undo` set: rows → `undo` → the
+//! registry.
 
 mod apply;
 mod config;
 mod error;
 mod forecast;
 mod metric_definitions;
+mod objection;
 pub mod plan;
+mod planned_items;
 mod records;
 mod report;
 mod run;
 mod stock;
 pub mod sweep;
 mod undo;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -51,6 +55,7 @@ pub async fn run(
     let fallback = config.registries.fallback()?;
     let janitor = Janitor {
         pool: backbone.pool.clone(),
+        bus: backbone.bus.clone(),
         inventory: Arc::from(config.registries.primary.inventory()?),
         hosts: [Some(&primary), fallback.as_ref()]
             .into_iter()

@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
-use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing, topology};
+use mecapy_bus::{Bus, Delivery, Handler, HandlerError, Outcome, Outgoing, topology};
 use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::CleanupRequested;
 use mecapy_registry::{Digest, Inventory, Registry};
-use mecapy_store::cleanup_items::{self, NewItem};
+use mecapy_store::cleanup_items::{self, Item};
 use mecapy_store::cleanup_runs::{self, Ended, Lock, Planned, Request, Run};
 use mecapy_store::registry_images::{self, Verdict};
 use mecapy_store::{PgPool, storage_samples};
 
 use crate::forecast::{Forecast, forecast};
-use crate::plan::{ImageId, Plan, Policies, Snapshot, plan, reclaim};
+use crate::plan::{Plan, Policies, Snapshot, plan, reclaim};
+use crate::planned_items::planned_items;
 use crate::report::{Report, Totals, report};
+use crate::waiting::WaitingTasks;
 use crate::{Error, Options, metric_definitions as metrics, records, stock};
 
 /// Between two looks whether another run has ended.
@@ -36,6 +38,8 @@ const BATCH: usize = 5_000;
 /// The handler of `cleanup.requested`.
 pub struct Janitor {
     pub pool: PgPool,
+    /// For the tasks that wait.
+    pub bus: Bus,
     pub inventory: Arc<dyn Inventory>,
     pub primary: Registry,
     pub fallback: Option<Registry>,
@@ -57,7 +61,7 @@ impl Handler<CleanupRequested> for Janitor {
             return Err(HandlerError::permanent("run_id must be 1 to 100 of a-z A-Z 0-9 - _ ."));
         }
         let lock = self.lock().await?;
-        let ended = self.run(&event).await;
+        let ended = self.run(&event, &lock).await;
         if let Err(error) = &ended
             && !matches!(error, Error::Another(_))
         {
@@ -90,7 +94,7 @@ impl Janitor {
         }
     }
 
-    async fn run(&self, event: &CleanupRequested) -> Result<Outcome, Error> {
+    async fn run(&self, event: &CleanupRequested, lock: &Lock) -> Result<Outcome, Error> {
         let is_undo = !event.undo.is_empty();
         let request = Request {
             id: &event.run_id,
@@ -115,30 +119,45 @@ impl Janitor {
                     .to_owned(),
             ));
         }
-        if is_undo { self.run_undo(run).await } else { self.run_cleanup(run, event).await }
+        if is_undo {
+            self.run_undo(run, lock).await
+        } else {
+            self.run_cleanup(run, event, lock).await
+        }
     }
 
-    async fn run_cleanup(&self, run: Run, event: &CleanupRequested) -> Result<Outcome, Error> {
+    async fn run_cleanup(
+        &self,
+        run: Run,
+        event: &CleanupRequested,
+        lock: &Lock,
+    ) -> Result<Outcome, Error> {
+        let waiting = WaitingTasks::new(&self.bus, &self.pool);
         let (run, snapshot) = if run.has_plan() {
             tracing::info!(run.id = run.id, "a cleanup is gone on with");
             (run, stock::recall(&self.pool).await?)
         } else {
-            let snapshot = self.make_plan(&run, event).await?;
+            let snapshot = self.make_plan(&run, event, &waiting).await?;
             let planned = cleanup_runs::get(&self.pool, &run.id).await?;
             (planned.ok_or(Error::Overtaken)?, snapshot)
         };
         if !run.dry_run && run.stopped.is_empty() {
-            self.apply(&run).await?;
+            self.apply(&run, lock, &waiting).await?;
         }
         self.finish(run, &snapshot).await
     }
 
     /// Inventory, records, plan; and the plan into the rows, whole.
-    async fn make_plan(&self, run: &Run, event: &CleanupRequested) -> Result<Snapshot, Error> {
+    async fn make_plan(
+        &self,
+        run: &Run,
+        event: &CleanupRequested,
+        waiting: &WaitingTasks<'_>,
+    ) -> Result<Snapshot, Error> {
         let policies = self.options.policies.with(&event.policy_overrides)?;
         let snapshot = stock::take(&*self.inventory, &self.pool, self.options.concurrency).await?;
         let now = Utc::now();
-        let usage = records::usage(&self.pool, now).await?;
+        let usage = records::usage(&self.pool, waiting, now).await?;
         let plan = plan(&snapshot, &usage, &policies, now);
         self.record_verdicts(run, &snapshot, &policies, &plan).await?;
         let stopped = if run.confirmed { None } else { plan.exceeds(self.options.max_percent) };
@@ -149,7 +168,7 @@ impl Janitor {
             bytes: signed(plan.reclaim.freed_bytes),
             stopped: stopped.unwrap_or_default(),
         };
-        let items = items(&snapshot, &policies, &plan);
+        let items = planned_items(&snapshot, &policies, &plan);
         if !cleanup_runs::plan(&self.pool, &run.id, run.fence, &planned, &items).await? {
             return Err(Error::Overtaken);
         }
@@ -196,19 +215,8 @@ impl Janitor {
     async fn finish(&self, run: Run, snapshot: &Snapshot) -> Result<Outcome, Error> {
         let items = cleanup_items::items(&self.pool, &run.id).await?;
         let is_applied = !run.dry_run && run.stopped.is_empty();
-        let gone: HashSet<(&str, Digest)> = items
-            .iter()
-            .filter(|item| {
-                item.action == "delete" && matches!(item.state.as_str(), "done" | "absent")
-            })
-            .filter_map(|item| Some((item.repository.as_str(), item.digest.parse().ok()?)))
-            .collect();
-        let is_gone = |id: ImageId| {
-            !gone.is_empty() && gone.contains(&(snapshot.repository(id), snapshot.digest(id)))
-        };
         let (freed_bytes, storage_used_bytes) = if is_applied {
-            let sum = reclaim(snapshot, is_gone);
-            (sum.freed_bytes, sum.total_bytes - sum.freed_bytes)
+            freed(snapshot, &items)
         } else {
             (run.planned_bytes.unsigned_abs(), run.storage_bytes.unsigned_abs())
         };
@@ -277,7 +285,7 @@ impl Janitor {
         Ok(key.to_string())
     }
 
-    async fn run_undo(&self, run: Run) -> Result<Outcome, Error> {
+    async fn run_undo(&self, run: Run, lock: &Lock) -> Result<Outcome, Error> {
         let items = self.undoable(&run.target).await?;
         let done_before = cleanup_items::undone(&self.pool, &run.id).await?.len();
         if items.is_empty() && done_before == 0 {
@@ -292,7 +300,7 @@ impl Janitor {
                 return Err(Error::Overtaken);
             }
         }
-        self.undo(&run, &items).await?;
+        self.undo(&run, &items, lock).await?;
         Ok(Outcome::commit(move |conn| {
             Box::pin(async move {
                 cleanup_runs::finish(conn, &run.id, &Ended::default()).await?;
@@ -313,62 +321,27 @@ impl Janitor {
     }
 }
 
+/// The bytes that a run freed, and those that are left. What was gone before the run came to it was not freed by it.
+fn freed(snapshot: &Snapshot, items: &[Item]) -> (u64, u64) {
+    let without = |states: &[&str]| {
+        let gone: HashSet<(&str, Digest)> = items
+            .iter()
+            .filter(|item| item.action == "delete" && states.contains(&item.state.as_str()))
+            .filter_map(|item| Some((item.repository.as_str(), item.digest.parse().ok()?)))
+            .collect();
+        reclaim(snapshot, |id| {
+            !gone.is_empty() && gone.contains(&(snapshot.repository(id), snapshot.digest(id)))
+        })
+    };
+    let (gone, before) = (without(&["done", "absent"]), without(&["absent"]));
+    (gone.freed_bytes - before.freed_bytes, gone.total_bytes - gone.freed_bytes)
+}
+
 fn show(storage_used_bytes: u64, forecast: Option<Forecast>, options: &Options) {
     metrics::storage_used_bytes().set(storage_used_bytes as f64);
     metrics::storage_limit_bytes().set(options.storage_limit_bytes as f64);
     let days = forecast.and_then(|forecast| forecast.days);
     metrics::days_until_limit().set(days.map_or(f64::INFINITY, f64::from));
-}
-
-/// The plan as rows, in the order in which it is applied: tags that move, tags that go, then images, owners first.
-fn items(snapshot: &Snapshot, policies: &Policies, plan: &Plan) -> Vec<NewItem> {
-    const FIRST_REMOVAL: u32 = 2;
-    let item = |image: ImageId, depth: u32| NewItem {
-        depth: i32::try_from(depth).unwrap_or(i32::MAX),
-        repository: snapshot.repository(image).to_owned(),
-        digest: snapshot.digest(image).to_string(),
-        action: "delete",
-        tags: Vec::new(),
-        moved_to: None,
-        owners: Vec::new(),
-        policy: policies.of(snapshot.repository(image)).map_or("", |(name, _)| name).to_owned(),
-        rule: "",
-        reason: String::new(),
-    };
-    let mut items: Vec<NewItem> = plan
-        .tag_changes
-        .iter()
-        .map(|change| NewItem {
-            action: if change.moved_to.is_some() { "move_tag" } else { "remove_tag" },
-            tags: vec![change.tag.clone()],
-            moved_to: change.moved_to.map(|to| snapshot.digest(to).to_string()),
-            rule: change.rule.as_str(),
-            reason: plan.reason_of_change(snapshot, policies, change),
-            ..item(change.image, u32::from(change.moved_to.is_none()))
-        })
-        .collect();
-    items.sort_by_key(|item| item.depth);
-    let changed: HashSet<(ImageId, &str)> =
-        plan.tag_changes.iter().map(|change| (change.image, change.tag.as_str())).collect();
-    items.extend(plan.removals.iter().map(|removal| {
-        let has_moved = |tag: &str| changed.contains(&(removal.image, tag));
-        NewItem {
-            tags: snapshot
-                .tags(removal.image)
-                .filter(|tag| !has_moved(tag))
-                .map(str::to_owned)
-                .collect(),
-            owners: removal
-                .owners
-                .iter()
-                .map(|owner| snapshot.digest(*owner).to_string())
-                .collect(),
-            rule: plan.decision(removal.image).rule.as_str(),
-            reason: plan.reason(snapshot, policies, removal.image),
-            ..item(removal.image, FIRST_REMOVAL + removal.depth)
-        }
-    }));
-    items
 }
 
 fn signed(value: u64) -> i64 {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use mecapy_registry::{Destination, Digest, ImageRef, Manifest, ProgressSink, Source, copy_image};
 use mecapy_store::cleanup_items::{self, Item, Target};
-use mecapy_store::cleanup_runs::{self, Run};
+use mecapy_store::cleanup_runs::{self, Lock, Run};
 
 use crate::{Error, Janitor};
 
@@ -56,9 +56,12 @@ impl Janitor {
         Ok(cleanup_items::deleted(&self.pool, &named.target()).await?)
     }
 
-    pub(crate) async fn undo(&self, run: &Run, items: &[Item]) -> Result<(), Error> {
+    pub(crate) async fn undo(&self, run: &Run, items: &[Item], lock: &Lock) -> Result<(), Error> {
         // In the other direction than they went: children before their index.
         for item in items {
+            if !lock.is_held().await {
+                return Err(Error::LockLost);
+            }
             let (is_undone, outcome) = self.put_back(item).await?;
             cleanup_items::undo(&self.pool, item, &run.id, is_undone, &outcome).await?;
             tracing::info!(

@@ -1,14 +1,14 @@
 //! The registry API itself, as Distribution 2.8 and later speak it.
 //!
 //! What a run costs in calls: one a thousand repositories; for each repository one and a HEAD a tag; a GET for each
-//! manifest that is not known. A deletion checks first: one call and a HEAD a tag of its repository, because a tag that
-//! came to the manifest since is told by no other way.
+//! manifest that is not known; where the registry has an API of referrers, one for each manifest. A deletion checks
+//! first: one call, and a HEAD for each tag of its repository that may lead to the manifest by now, because a tag that
+//! came to it since is told by no other way.
 
 use super::reader::{Reader, difference, is_index};
-use super::restore::restore;
-use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
+use super::{Deleted, Elsewhere, Inventory, Known, StoredManifest, is_under_way, throw_away};
 use crate::manifest::media_types::OCI_INDEX;
-use crate::{Descriptor, Digest, Error, Manifest, Registry};
+use crate::{Descriptor, Digest, Error, Registry};
 
 /// An inventory by catalog, tags and manifests.
 #[derive(Clone, Debug)]
@@ -21,14 +21,56 @@ impl DistributionInventory {
         Self { reader: Reader::new(registry) }
     }
 
+    /// Finishes what was killed half way. Without the right to, the next one may have it.
+    async fn finish(&self, repository: &str, throw_aways: &[Digest]) {
+        for digest in throw_aways {
+            match self.reader.registry().delete_manifest(repository, digest).await {
+                Ok(_) => tracing::info!(
+                    registry.repository = repository,
+                    %digest,
+                    "the removal of a tag that was broken off is finished"
+                ),
+                Err(error) => tracing::warn!(
+                    registry.repository = repository,
+                    %digest,
+                    error = mecapy_service::chain(&error),
+                    "the removal of a tag was broken off and can't be finished"
+                ),
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Inventory for DistributionInventory {
+    fn registry(&self) -> &Registry {
+        self.reader.registry()
+    }
+
+    async fn repositories(&self) -> Result<Vec<String>, Error> {
+        self.reader.registry().catalog().await
+    }
+
+    async fn manifests(
+        &self,
+        repository: &str,
+        known: Known<'_>,
+    ) -> Result<Vec<StoredManifest>, Error> {
+        let tagged = self.reader.tagged(repository, known).await?;
+        let found = self.reader.walk(repository, tagged, known).await?;
+        self.finish(repository, &found.throw_aways).await;
+        Ok(found.manifests)
+    }
+
     async fn delete_manifest(
         &self,
         repository: &str,
         digest: &Digest,
         expected: &[String],
+        elsewhere: Elsewhere<'_>,
     ) -> Result<Deleted, Error> {
         let registry = self.reader.registry();
-        let leads = self.reader.tags(repository).await?;
+        let leads = self.reader.tags(repository, elsewhere).await?;
         let is_its = |(_, lead): &&(String, Descriptor)| lead.digest == *digest;
         let actual: Vec<&String> = leads.iter().filter(is_its).map(|(tag, _)| tag).collect();
         if actual.is_empty() && registry.resolve(repository, &digest.to_string()).await?.is_none() {
@@ -72,80 +114,15 @@ impl DistributionInventory {
             return deleted(Err(error));
         }
         let removed = deleted(registry.delete_manifest(repository, &throw_away.digest).await);
-        match &removed {
-            // Another replica, or the next listing, was as quick.
-            Ok(Deleted::Absent) => return Ok(Deleted::Done),
-            Ok(Deleted::Done | Deleted::Changed { .. }) => {}
-            // Nothing is deleted here, so the tag must not stay on nothing.
-            Ok(Deleted::Refused { .. }) => {
-                registry.put_manifest(repository, tag, &original).await?;
-            }
-            Err(error) if !error.is_transient() => {
-                registry.put_manifest(repository, tag, &original).await?;
-            }
-            // It may have happened: the next listing, or the same deletion again, finishes it.
-            Err(_) => {}
+        // Nothing is deleted here, so the tag must not stay on nothing.
+        if !is_under_way(&removed) {
+            registry.put_manifest(repository, tag, &original).await?;
+        }
+        // Another replica, or the next listing, was as quick.
+        if removed.as_ref().is_ok_and(|removed| *removed == Deleted::Absent) {
+            return Ok(Deleted::Done);
         }
         removed
-    }
-
-    /// Finishes what was killed half way. Without the right to, the next one may have it.
-    async fn finish(&self, repository: &str, throw_aways: &[Digest]) {
-        for digest in throw_aways {
-            match self.reader.registry().delete_manifest(repository, digest).await {
-                Ok(_) => tracing::info!(
-                    registry.repository = repository,
-                    %digest,
-                    "the removal of a tag that was broken off is finished"
-                ),
-                Err(error) => tracing::warn!(
-                    registry.repository = repository,
-                    %digest,
-                    error = mecapy_service::chain(&error),
-                    "the removal of a tag was broken off and can't be finished"
-                ),
-            }
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Inventory for DistributionInventory {
-    async fn repositories(&self) -> Result<Vec<String>, Error> {
-        self.reader.registry().catalog().await
-    }
-
-    async fn manifests(
-        &self,
-        repository: &str,
-        known: Known<'_>,
-    ) -> Result<Vec<StoredManifest>, Error> {
-        let tagged = self.reader.tagged(repository, known).await?;
-        let found = self.reader.walk(repository, tagged, known).await?;
-        self.finish(repository, &found.throw_aways).await;
-        Ok(found.manifests)
-    }
-
-    async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {
-        self.reader.raw(repository, digest).await
-    }
-
-    async fn delete(&self, repository: &str, deletion: &Deletion) -> Result<Deleted, Error> {
-        match deletion {
-            Deletion::Manifest { digest, tags } => {
-                self.delete_manifest(repository, digest, tags).await
-            }
-            Deletion::Tag { tag, digest } => self.delete_tag(repository, tag, digest).await,
-        }
-    }
-
-    async fn restore(
-        &self,
-        repository: &str,
-        manifest: &Manifest,
-        tags: &[String],
-    ) -> Result<(), Error> {
-        restore(self.reader.registry(), repository, manifest, tags).await
     }
 }
 

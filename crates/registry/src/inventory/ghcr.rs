@@ -18,7 +18,7 @@ use url::Url;
 use super::reader::{Reader, Root, Tagged, difference};
 use super::rest::Rest;
 use super::restore::restore;
-use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
+use super::{Deleted, Elsewhere, Inventory, Known, StoredManifest, is_under_way, throw_away};
 use crate::{Digest, Error, GhcrOptions, Manifest, Options, Registry};
 
 const API: &str = "https://api.github.com";
@@ -87,7 +87,7 @@ impl GhcrInventory {
             .ok_or_else(|| invalid("token has characters that no header can have"))?;
         Ok(Self {
             rest: Rest::new(registry.clone(), options, base, headers)?,
-            reader: Reader::new(registry),
+            reader: Reader::of_all(registry),
             owner: ghcr.owner.clone(),
             owners: if ghcr.is_user { "users" } else { "orgs" },
         })
@@ -134,11 +134,94 @@ impl GhcrInventory {
         }
     }
 
+    /// `versions` are all of the package.
+    async fn delete_version(
+        &self,
+        repository: &str,
+        version: &Version,
+        versions: &[Version],
+    ) -> Result<Deleted, Error> {
+        let has_other_tags =
+            versions.iter().any(|other| other.id != version.id && !other.tags().is_empty());
+        if !version.tags().is_empty() && !has_other_tags {
+            return Ok(Deleted::Refused {
+                reason:
+                    "GitHub keeps the last tagged version of a package: delete the package there"
+                        .into(),
+            });
+        }
+        let Some(package) = self.package(repository) else { return Ok(Deleted::Absent) };
+        let subject = format!("version {repository}@{}", version.name);
+        let id = version.id.to_string();
+        let url = self.rest.url(&self.path(package, &["versions", &id]), &[])?;
+        match self.rest.act(&Method::DELETE, &subject, &url).await {
+            Ok(true) => Ok(Deleted::Done),
+            // GitHub says 404 as well where the token may not delete. Only what it lists no more is gone.
+            Ok(false) => {
+                let left = self.versions(repository, "active").await?;
+                Ok(if left.iter().any(|other| other.id == version.id) {
+                    Deleted::Refused {
+                        reason: "GitHub answers 404 to its deletion, and lists it still: give the token the right to delete packages".into(),
+                    }
+                } else {
+                    Deleted::Absent
+                })
+            }
+            // Too many downloads, or the last tagged version after all.
+            Err(Error::Status { status: 400 | 422, detail, .. }) => {
+                Ok(Deleted::Refused { reason: format!("GitHub refuses: {detail}") })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Inventory for GhcrInventory {
+    fn registry(&self) -> &Registry {
+        self.reader.registry()
+    }
+
+    async fn repositories(&self) -> Result<Vec<String>, Error> {
+        let path = [self.owners, self.owner.as_str(), "packages"];
+        let packages =
+            self.list::<Package>("packages", &path, &[("package_type", "container")]).await?;
+        let owner = self.owner.to_ascii_lowercase();
+        Ok(packages.into_iter().map(|package| format!("{owner}/{}", package.name)).collect())
+    }
+
+    async fn manifests(
+        &self,
+        repository: &str,
+        known: Known<'_>,
+    ) -> Result<Vec<StoredManifest>, Error> {
+        let versions = self.versions(repository, "active").await?;
+        let mut roots: BTreeMap<Digest, Root> = BTreeMap::new();
+        for version in &versions {
+            let root = Root { tags: version.tags().to_vec(), pushed_at: version.updated_at };
+            roots.insert(version.name, root);
+        }
+        let found =
+            self.reader.walk(repository, Tagged { roots, ..Tagged::default() }, known).await?;
+        for left in versions.iter().filter(|version| found.throw_aways.contains(&version.name)) {
+            if let Err(error) = self.delete_version(repository, left, &versions).await {
+                tracing::warn!(
+                    registry.repository = repository,
+                    digest = %left.name,
+                    error = mecapy_service::chain(&error),
+                    "the removal of a tag was broken off and can't be finished"
+                );
+            }
+        }
+        Ok(found.manifests)
+    }
+
     async fn delete_manifest(
         &self,
         repository: &str,
         digest: &Digest,
         expected: &[String],
+        _elsewhere: Elsewhere<'_>,
     ) -> Result<Deleted, Error> {
         let versions = self.versions(repository, "active").await?;
         let Some(version) = versions.iter().find(|version| version.name == *digest) else {
@@ -175,6 +258,7 @@ impl GhcrInventory {
             let reason = format!("the tag `{tag}` leads to {} now", version.name);
             return Ok(Deleted::Changed { reason });
         }
+        let original = self.reader.raw(repository, digest).await?;
         let throw_away = throw_away::make(repository, tag, digest)
             .map_err(|e| Error::Manifest { digest: *digest, reason: e.to_string() })?;
         self.reader.registry().put_manifest(repository, tag, &throw_away).await?;
@@ -183,7 +267,11 @@ impl GhcrInventory {
             let isolated = versions.iter().find(|version| version.name == throw_away.digest);
             // A version goes with all its tags, so it must have this one alone.
             if let Some(isolated) = isolated.filter(|version| version.tags() == [tag]) {
-                return self.delete_version(repository, isolated, &versions).await;
+                let deleted = self.delete_version(repository, isolated, &versions).await;
+                if !is_under_way(&deleted) {
+                    self.reader.registry().put_manifest(repository, tag, &original).await?;
+                }
+                return deleted;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -192,87 +280,6 @@ impl GhcrInventory {
             subject: format!("the push of {repository}:{tag} in GitHub's API"),
             after: LOOK_EVERY * LOOKS,
         })
-    }
-
-    /// `versions` are all of the package.
-    async fn delete_version(
-        &self,
-        repository: &str,
-        version: &Version,
-        versions: &[Version],
-    ) -> Result<Deleted, Error> {
-        let has_other_tags =
-            versions.iter().any(|other| other.id != version.id && !other.tags().is_empty());
-        if !version.tags().is_empty() && !has_other_tags {
-            return Ok(Deleted::Refused {
-                reason:
-                    "GitHub keeps the last tagged version of a package: delete the package there"
-                        .into(),
-            });
-        }
-        let Some(package) = self.package(repository) else { return Ok(Deleted::Absent) };
-        let subject = format!("version {repository}@{}", version.name);
-        let id = version.id.to_string();
-        let url = self.rest.url(&self.path(package, &["versions", &id]), &[])?;
-        match self.rest.act(&Method::DELETE, &subject, &url).await {
-            Ok(true) => Ok(Deleted::Done),
-            Ok(false) => Ok(Deleted::Absent),
-            // Too many downloads, or the last tagged version after all.
-            Err(Error::Status { status: 400 | 422, detail, .. }) => {
-                Ok(Deleted::Refused { reason: format!("GitHub refuses: {detail}") })
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl Inventory for GhcrInventory {
-    async fn repositories(&self) -> Result<Vec<String>, Error> {
-        let path = [self.owners, self.owner.as_str(), "packages"];
-        let packages =
-            self.list::<Package>("packages", &path, &[("package_type", "container")]).await?;
-        let owner = self.owner.to_ascii_lowercase();
-        Ok(packages.into_iter().map(|package| format!("{owner}/{}", package.name)).collect())
-    }
-
-    async fn manifests(
-        &self,
-        repository: &str,
-        known: Known<'_>,
-    ) -> Result<Vec<StoredManifest>, Error> {
-        let versions = self.versions(repository, "active").await?;
-        let mut roots: BTreeMap<Digest, Root> = BTreeMap::new();
-        for version in &versions {
-            let root = Root { tags: version.tags().to_vec(), pushed_at: version.updated_at };
-            roots.insert(version.name, root);
-        }
-        let found =
-            self.reader.walk(repository, Tagged { roots, ..Tagged::default() }, known).await?;
-        for left in versions.iter().filter(|version| found.throw_aways.contains(&version.name)) {
-            if let Err(error) = self.delete_version(repository, left, &versions).await {
-                tracing::warn!(
-                    registry.repository = repository,
-                    digest = %left.name,
-                    error = mecapy_service::chain(&error),
-                    "the removal of a tag was broken off and can't be finished"
-                );
-            }
-        }
-        Ok(found.manifests)
-    }
-
-    async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {
-        self.reader.raw(repository, digest).await
-    }
-
-    async fn delete(&self, repository: &str, deletion: &Deletion) -> Result<Deleted, Error> {
-        match deletion {
-            Deletion::Manifest { digest, tags } => {
-                self.delete_manifest(repository, digest, tags).await
-            }
-            Deletion::Tag { tag, digest } => self.delete_tag(repository, tag, digest).await,
-        }
     }
 
     /// By GitHub for 30 days, with its blobs; then by pushing it again. Its tags in both cases.

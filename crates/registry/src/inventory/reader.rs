@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use super::{Holds, Known, StoredManifest, throw_away};
+use super::{Elsewhere, Holds, Known, StoredManifest, throw_away};
 use crate::manifest::media_types::{DOCKER_LIST, OCI_INDEX};
 use crate::{Content, Descriptor, Digest, Error, Manifest, Registry};
 
@@ -26,6 +26,8 @@ pub(super) struct Reader {
     indexes: Arc<Mutex<HashMap<Digest, Arc<[Descriptor]>>>>,
     /// How many digests in a row were not known.
     unknown: Arc<AtomicU32>,
+    /// Whether the registry is asked what refers to each manifest.
+    asks_referrers: bool,
 }
 
 const MAX_KNOWN_INDEXES: usize = 10_000;
@@ -69,17 +71,28 @@ impl Reader {
             permits: Arc::new(Semaphore::new(CONCURRENCY)),
             indexes: Arc::default(),
             unknown: Arc::default(),
+            asks_referrers: true,
         }
+    }
+
+    /// For a registry whose own API tells of every manifest, those without a tag too.
+    pub(super) fn of_all(registry: Registry) -> Self {
+        Self { asks_referrers: false, ..Self::new(registry) }
     }
 
     pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Where each tag leads now: a HEAD a tag. None of an unknown repository.
-    pub(super) async fn tags(&self, repository: &str) -> Result<Vec<(String, Descriptor)>, Error> {
+    /// Where each tag leads now, but for those in `except`: a HEAD a tag. None of an unknown repository.
+    pub(super) async fn tags(
+        &self,
+        repository: &str,
+        except: Elsewhere<'_>,
+    ) -> Result<Vec<(String, Descriptor)>, Error> {
         let tags = self.tag_names(repository).await?;
-        let heads: Vec<_> = tags.into_iter().map(|tag| self.head(repository, tag)).collect();
+        let asked = tags.into_iter().filter(|tag| !except(tag));
+        let heads: Vec<_> = asked.map(|tag| self.head(repository, tag)).collect();
         let mut leads =
             stream::iter(heads).buffer_unordered(CONCURRENCY).try_collect::<Vec<_>>().await?;
         leads.sort_by(|a, b| a.as_ref().map(|(tag, _)| tag).cmp(&b.as_ref().map(|(tag, _)| tag)));
@@ -159,9 +172,11 @@ impl Reader {
             let reads: Vec<Read> =
                 stream::iter(reads).buffer_unordered(CONCURRENCY).try_collect().await?;
             wave = Vec::new();
+            let mut stored_now = Vec::new();
             for read in reads {
                 match read {
                     Read::Stored(digest, stored) => {
+                        stored_now.push(digest);
                         if let Holds::Index { children } = &stored.holds {
                             wave.extend(children.iter().filter(|child| seen.insert(**child)));
                         }
@@ -171,6 +186,8 @@ impl Reader {
                     Read::Absent => {}
                 }
             }
+            let referrers = self.referrers(repository, stored_now).await?;
+            wave.extend(referrers.into_iter().filter(|referrer| seen.insert(*referrer)));
         }
         let there: BTreeSet<Digest> = manifests.keys().copied().collect();
         for (digest, stored) in &mut manifests {
@@ -183,6 +200,38 @@ impl Reader {
             }
         }
         Ok(Found { manifests: manifests.into_values().collect(), throw_aways })
+    }
+
+    /// What refers to these, where the registry tells: no tag need lead to it.
+    async fn referrers(
+        &self,
+        repository: &str,
+        digests: Vec<Digest>,
+    ) -> Result<Vec<Digest>, Error> {
+        let asks: Vec<_> = digests
+            .into_iter()
+            .map(|digest| async move {
+                let _permit = self.permits.acquire().await;
+                if !self.asks_referrers || self.registry.lacks_referrers().load(Ordering::Relaxed) {
+                    return Ok(Vec::new());
+                }
+                match self.registry.referrers_by_api(repository, &digest).await {
+                    Ok(told) => Ok(told.into_iter().map(|referrer| referrer.digest).collect()),
+                    // One that has the API answers an empty list also where nothing refers to a digest.
+                    Err(Error::NotFound { .. } | Error::Status { status: 405, .. }) => {
+                        self.registry.lacks_referrers().store(true, Ordering::Relaxed);
+                        Ok(Vec::new())
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .collect();
+        let mut asks = stream::iter(asks).buffer_unordered(CONCURRENCY);
+        let mut referrers = Vec::new();
+        while let Some(told) = asks.try_next().await? {
+            referrers.extend(told);
+        }
+        Ok(referrers)
     }
 
     pub(super) async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {

@@ -17,10 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 use url::Url;
 
-use super::reader::{Reader, Root, Tagged, difference};
+use super::reader::{Reader, Root, Tagged};
 use super::rest::Rest;
-use super::restore::restore;
-use super::{Deleted, Deletion, Inventory, Known, StoredManifest, throw_away};
+use super::{Deleted, Elsewhere, Inventory, Known, StoredManifest, is_under_way, throw_away};
 use crate::{Digest, Error, Manifest, Options, Registry, ScalewayOptions};
 
 const API: &str = "https://api.scaleway.com";
@@ -201,59 +200,27 @@ impl ScalewayInventory {
         }
     }
 
-    async fn delete_manifest(
+    /// Why an image with these tags must stay: a tag came to it, or went from it to something else. One that is gone
+    /// altogether may have gone by a deletion that was broken off, which goes on.
+    async fn objection(
         &self,
         repository: &str,
         digest: &Digest,
         expected: &[String],
-    ) -> Result<Deleted, Error> {
-        let tags = self.tags(repository).await?;
-        let (its, others): (Vec<_>, Vec<_>) = tags.iter().partition(|tag| tag.digest == *digest);
-        if its.is_empty() {
-            let registry = self.reader.registry();
-            return match registry.resolve(repository, &digest.to_string()).await? {
-                None => Ok(Deleted::Absent),
-                Some(_) if expected.is_empty() => Ok(Deleted::Refused {
-                    reason: "it has no tag, and Scaleway deletes by tags: it goes with the last that needs it".into(),
-                }),
-                Some(_) => Ok(changed(expected, &its)),
-            };
+        tags: &[Tag],
+    ) -> Result<Option<String>, Error> {
+        let unexpected = |tag: &&Tag| tag.digest == *digest && !expected.contains(&tag.name);
+        if let Some(tag) = tags.iter().find(unexpected) {
+            return Ok(Some(format!("the tag `{}` leads to it now", tag.name)));
         }
-        if difference(expected, its.iter().map(|tag| &tag.name)).is_some() {
-            return Ok(changed(expected, &its));
-        }
-        let leads = others.iter().map(|tag| (tag.name.as_str(), tag.digest));
-        if let Some(reason) = self.reader.needed_by(repository, digest, leads).await? {
-            return Ok(Deleted::Changed { reason });
-        }
-        for sibling in &its[1..] {
-            match self.delete_isolated(repository, &sibling.name, digest).await? {
-                Deleted::Done | Deleted::Absent => {}
-                other => return Ok(other),
-            }
-        }
-        self.delete_by_id(&its[0].id, repository, &its[0].name).await
-    }
-
-    async fn delete_tag(
-        &self,
-        repository: &str,
-        name: &str,
-        digest: &Digest,
-    ) -> Result<Deleted, Error> {
-        let tags = self.tags(repository).await?;
-        let Some(tag) = tags.iter().find(|tag| tag.name == name) else {
-            return Ok(Deleted::Absent);
-        };
-        if tag.digest != *digest {
+        for tag in tags.iter().filter(|tag| tag.digest != *digest && expected.contains(&tag.name)) {
             // It may be ours, from a try that was killed half way.
-            if throw_away::is_one(&self.reader.raw(repository, &tag.digest).await?) {
-                return self.delete_by_id(&tag.id, repository, name).await;
+            if !throw_away::is_one(&self.reader.raw(repository, &tag.digest).await?) {
+                return Ok(Some(format!("the tag `{}` no longer leads to it", tag.name)));
             }
-            let reason = format!("the tag `{name}` leads to {} now", tag.digest);
-            return Ok(Deleted::Changed { reason });
+            self.delete_by_id(&tag.id, repository, &tag.name).await?;
         }
-        self.delete_isolated(repository, name, digest).await
+        Ok(None)
     }
 
     /// Deletes one of several tags of a digest: it is led to a manifest of its own first.
@@ -261,8 +228,9 @@ impl ScalewayInventory {
         &self,
         repository: &str,
         name: &str,
-        digest: &Digest,
+        original: &Manifest,
     ) -> Result<Deleted, Error> {
+        let digest = &original.digest;
         let throw_away = throw_away::make(repository, name, digest)
             .map_err(|e| Error::Manifest { digest: *digest, reason: e.to_string() })?;
         self.reader.registry().put_manifest(repository, name, &throw_away).await?;
@@ -270,7 +238,11 @@ impl ScalewayInventory {
             let tags = self.tags(repository).await?;
             let tag = tags.into_iter().find(|tag| tag.name == name);
             if let Some(tag) = tag.filter(|tag| tag.digest == throw_away.digest) {
-                return self.delete_by_id(&tag.id, repository, name).await;
+                let deleted = self.delete_by_id(&tag.id, repository, name).await;
+                if !is_under_way(&deleted) {
+                    self.reader.registry().put_manifest(repository, name, original).await?;
+                }
+                return deleted;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -297,6 +269,10 @@ impl ScalewayInventory {
 
 #[async_trait::async_trait]
 impl Inventory for ScalewayInventory {
+    fn registry(&self) -> &Registry {
+        self.reader.registry()
+    }
+
     async fn repositories(&self) -> Result<Vec<String>, Error> {
         let query = [("namespace_id", self.namespace_id().await?), ("order_by", "created_at_asc")];
         let images = self.list::<Images>("images", &self.path(&["images"]), &query).await?;
@@ -338,32 +314,77 @@ impl Inventory for ScalewayInventory {
         Ok(found.manifests)
     }
 
-    async fn raw(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {
-        self.reader.raw(repository, digest).await
-    }
-
-    async fn delete(&self, repository: &str, deletion: &Deletion) -> Result<Deleted, Error> {
-        match deletion {
-            Deletion::Manifest { digest, tags } => {
-                self.delete_manifest(repository, digest, tags).await
-            }
-            Deletion::Tag { tag, digest } => self.delete_tag(repository, tag, digest).await,
-        }
-    }
-
-    async fn restore(
+    async fn delete_manifest(
         &self,
         repository: &str,
-        manifest: &Manifest,
-        tags: &[String],
-    ) -> Result<(), Error> {
-        restore(self.reader.registry(), repository, manifest, tags).await
+        digest: &Digest,
+        expected: &[String],
+        _elsewhere: Elsewhere<'_>,
+    ) -> Result<Deleted, Error> {
+        let tags = self.tags(repository).await?;
+        let (its, others): (Vec<_>, Vec<_>) = tags.iter().partition(|tag| tag.digest == *digest);
+        let registry = self.reader.registry();
+        let Some((last, siblings)) = its.split_first() else {
+            return match registry.resolve(repository, &digest.to_string()).await? {
+                None => Ok(Deleted::Absent),
+                Some(_) if expected.is_empty() => Ok(Deleted::Refused {
+                    reason: "it has no tag, and Scaleway deletes by tags: it goes with the last that needs it".into(),
+                }),
+                Some(_) => Ok(Deleted::Changed { reason: "no tag leads to it any more".into() }),
+            };
+        };
+        if let Some(reason) = self.objection(repository, digest, expected, &tags).await? {
+            return Ok(Deleted::Changed { reason });
+        }
+        let leads = others.iter().map(|tag| (tag.name.as_str(), tag.digest));
+        if let Some(reason) = self.reader.needed_by(repository, digest, leads).await? {
+            return Ok(Deleted::Changed { reason });
+        }
+        if siblings.is_empty() {
+            return self.delete_by_id(&last.id, repository, &last.name).await;
+        }
+        let original = self.reader.raw(repository, digest).await?;
+        let mut removed = Vec::new();
+        let deleted = async {
+            for sibling in siblings {
+                match self.delete_isolated(repository, &sibling.name, &original).await? {
+                    Deleted::Done | Deleted::Absent => removed.push(&sibling.name),
+                    other => return Ok(other),
+                }
+            }
+            self.delete_by_id(&last.id, repository, &last.name).await
+        }
+        .await;
+        if !is_under_way(&deleted) {
+            // It stays, and so it has its tags.
+            for name in removed {
+                registry.put_manifest(repository, name, &original).await?;
+            }
+        }
+        deleted
     }
-}
 
-fn changed(expected: &[String], actual: &[&Tag]) -> Deleted {
-    let reason = difference(expected, actual.iter().map(|tag| &tag.name));
-    Deleted::Changed { reason: reason.unwrap_or_default() }
+    async fn delete_tag(
+        &self,
+        repository: &str,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<Deleted, Error> {
+        let tags = self.tags(repository).await?;
+        let Some(tag) = tags.iter().find(|tag| tag.name == name) else {
+            return Ok(Deleted::Absent);
+        };
+        if tag.digest != *digest {
+            // It may be ours, from a try that was killed half way.
+            if throw_away::is_one(&self.reader.raw(repository, &tag.digest).await?) {
+                return self.delete_by_id(&tag.id, repository, name).await;
+            }
+            let reason = format!("the tag `{name}` leads to {} now", tag.digest);
+            return Ok(Deleted::Changed { reason });
+        }
+        let original = self.reader.raw(repository, digest).await?;
+        self.delete_isolated(repository, name, &original).await
+    }
 }
 
 fn headers(secret_key: &Secret) -> Option<HeaderMap> {

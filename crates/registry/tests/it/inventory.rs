@@ -278,6 +278,111 @@ async fn a_tag_stays_on_its_image_where_nothing_can_be_deleted() {
     assert_eq!(puts, 2, "the throw-away manifest, and the image again");
 }
 
+/// A registry of these tags, in its own words: each call counts.
+async fn told(tags: &[(&str, &Manifest)], referrers: Option<(Digest, &[&Manifest])>) -> Fake {
+    let tags: Vec<(String, Manifest)> =
+        tags.iter().map(|(tag, manifest)| ((*tag).to_owned(), (*manifest).clone())).collect();
+    let referrers = referrers.map(|(subject, all)| {
+        (subject, all.iter().map(|&manifest| manifest.clone()).collect::<Vec<_>>())
+    });
+    Fake::start(move |asked| {
+        let path = asked.path.split('?').next().unwrap();
+        let reference = path.rsplit('/').next().unwrap();
+        if path == "/v2/" {
+            return status(StatusCode::OK);
+        }
+        if path.contains("/tags/list") {
+            let tags: Vec<&String> = tags.iter().map(|(tag, _)| tag).collect();
+            return answer(StatusCode::OK, &[], json!({"name": "r", "tags": tags}).to_string());
+        }
+        if path.contains("/referrers/") {
+            let Some((subject, all)) = &referrers else { return status(StatusCode::NOT_FOUND) };
+            let is_its = reference == subject.to_string();
+            let all: Vec<_> =
+                all.iter().filter(|_| is_its).map(|manifest| manifest.descriptor()).collect();
+            let index = json!({"schemaVersion": 2, "manifests": all});
+            let headers = [("content-type", media_types::OCI_INDEX)];
+            return answer(StatusCode::OK, &headers, index.to_string());
+        }
+        let all = referrers.iter().flat_map(|(_, all)| all);
+        let all = tags.iter().map(|(_, manifest)| manifest).chain(all);
+        let by_tag = tags.iter().find(|(tag, _)| tag == reference).map(|(_, manifest)| manifest);
+        let found =
+            by_tag.or_else(|| all.into_iter().find(|it| it.digest.to_string() == reference));
+        match (&asked.method, found) {
+            (_, None) => status(StatusCode::NOT_FOUND),
+            (&Method::DELETE, Some(_)) => status(StatusCode::ACCEPTED),
+            (_, Some(found)) => answer(
+                StatusCode::OK,
+                &[
+                    ("content-type", &found.media_type),
+                    ("docker-content-digest", &found.digest.to_string()),
+                ],
+                found.raw.clone(),
+            ),
+        }
+    })
+    .await
+}
+
+fn referring(subject: &Manifest, content: &str) -> Manifest {
+    let config = Descriptor::new(media_types::OCI_CONFIG, Digest::of(content.as_bytes()), 2);
+    let report = json!({
+        "schemaVersion": 2, "mediaType": media_types::OCI_MANIFEST,
+        "config": config, "layers": [], "subject": subject.descriptor(),
+    });
+    Manifest::new(report.to_string().into(), media_types::OCI_MANIFEST)
+}
+
+#[tokio::test]
+async fn referrers_that_only_the_registry_tells_of_are_listed() {
+    let image = manifest_of(&"config".into(), &"layer".into());
+    let (report, signature) = (referring(&image, "report"), referring(&image, "signature"));
+    let fake = told(&[("v1", &image)], Some((image.digest, &[&report, &signature]))).await;
+    let inventory = DistributionInventory::new(fake.registry());
+    let all = list(&inventory, "r").await;
+    assert_eq!(all.len(), 3, "{all:#?}");
+    for referrer in [&report, &signature] {
+        assert_eq!(find(&all, referrer).subject, Some(image.digest));
+        assert!(find(&all, referrer).tags.is_empty());
+    }
+
+    // Where there is no such API, that is asked once.
+    let fake = told(&[("v1", &image), ("v2", &report)], None).await;
+    let inventory = DistributionInventory::new(fake.registry());
+    for _ in 0..3 {
+        assert_eq!(list(&inventory, "r").await.len(), 2);
+    }
+    let asked = fake.asked().iter().filter(|asked| asked.path.contains("/referrers/")).count();
+    assert!(asked <= 2, "the first wave may ask at once: {asked}");
+}
+
+#[tokio::test]
+async fn of_many_tags_only_those_that_may_lead_to_it_are_asked_again() {
+    let old = manifest_of(&"old".into(), &"layer".into());
+    let others: Vec<Manifest> =
+        (0..50).map(|n| manifest_of(&format!("config {n}").into(), &"layer".into())).collect();
+    let names: Vec<String> = (0..50).map(|n| format!("v{n}")).collect();
+    let mut tags: Vec<(&str, &Manifest)> = names.iter().map(String::as_str).zip(&others).collect();
+    tags.push(("old", &old));
+    let elsewhere = |tag: &str| names.iter().any(|name| name == tag);
+    let deletion = whole(old.digest, &["old"]);
+
+    let fake = told(&tags, None).await;
+    let inventory = DistributionInventory::new(fake.registry());
+    let deleted = inventory.delete_beside("r", &deletion, &elsewhere).await.unwrap();
+    assert_eq!(deleted, Deleted::Done);
+    let calls = fake.asked().iter().filter(|asked| asked.path != "/v2/").count();
+    assert_eq!(calls, 3, "the list, the tag that leads to it, the deletion");
+
+    // One that came since is asked, and keeps it.
+    tags.push(("newer", &old));
+    let fake = told(&tags, None).await;
+    let inventory = DistributionInventory::new(fake.registry());
+    let deleted = inventory.delete_beside("r", &deletion, &elsewhere).await.unwrap();
+    assert!(is_changed(deleted, "`newer` leads to it now"));
+}
+
 #[tokio::test]
 async fn a_first_run_reads_each_tag_once_and_later_ones_only_look() {
     const TAGS: usize = 60;

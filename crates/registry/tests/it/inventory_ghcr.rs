@@ -1,7 +1,7 @@
 //! GitHub's Packages API as it is documented, served over HTTP from what a real registry holds.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -44,6 +44,8 @@ struct Server {
     popular: Arc<Mutex<HashSet<Digest>>>,
     /// So many of the next calls meet the secondary limit.
     limited: Arc<AtomicUsize>,
+    /// The token may not delete: GitHub doesn't say so.
+    hides: Arc<AtomicBool>,
 }
 
 impl Ghcr {
@@ -54,6 +56,7 @@ impl Ghcr {
             versions: Arc::default(),
             popular: Arc::default(),
             limited: Arc::default(),
+            hides: Arc::default(),
         };
         let answering = server.clone();
         let api = Api::start(move |asked| {
@@ -169,7 +172,9 @@ impl Server {
 
     async fn delete(&self, repository: &str, id: usize) -> Response {
         let version = self.versions.lock().unwrap().get(id).cloned();
-        let Some(version) = version.filter(|version| version.deleted.is_none()) else {
+        let Some(version) = version
+            .filter(|version| version.deleted.is_none() && !self.hides.load(Ordering::SeqCst))
+        else {
             return message(StatusCode::NOT_FOUND, "Package not found.");
         };
         let tags = self.tags(repository).await;
@@ -295,6 +300,25 @@ async fn what_github_does_not_delete_is_refused_with_its_reason() {
     let index = push_index(ghcr.registry(), &repository, &[&popular]).await;
     ghcr.registry().put_manifest(&repository, "all", &index).await.unwrap();
     assert!(is_changed(delete(popular.digest, &["v2"]).await, "`all`"));
+}
+
+#[tokio::test]
+async fn a_404_of_what_is_listed_still_is_no_deletion() {
+    let ghcr = Ghcr::start().await;
+    let repository = ghcr.repository();
+    let old = image(ghcr.registry(), &repository, &["v1", "v2"]).await;
+    image(ghcr.registry(), &repository, &["v3"]).await;
+    ghcr.server.hides.store(true, Ordering::SeqCst);
+    let tag = Deletion::Tag { tag: "v2".into(), digest: old.digest };
+    for deletion in [whole(old.digest, &["v1", "v2"]), tag] {
+        let deleted = ghcr.inventory.delete(&repository, &deletion).await.unwrap();
+        assert!(
+            matches!(&deleted, Deleted::Refused { reason } if reason.contains("right to delete")),
+            "{deleted:?}"
+        );
+    }
+    let all = ghcr.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!(find(&all, &old).tags, ["v1", "v2"], "and it is as it was");
 }
 
 #[tokio::test]

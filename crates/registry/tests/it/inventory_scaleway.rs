@@ -1,7 +1,7 @@
 //! Scaleway's API as it is documented, served over HTTP from what a real registry holds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -27,16 +27,20 @@ struct Scaleway {
     inventory: Box<dyn Inventory>,
     /// So many of the next calls are too many.
     too_many: Arc<AtomicUsize>,
+    /// A tag that can't be deleted.
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Scaleway {
     async fn start() -> Self {
         let (registry, namespace) = (primary().await, unique("ns"));
         let too_many = Arc::new(AtomicUsize::new(0));
+        let refused = Arc::new(Mutex::new(None));
         let server = Server {
             registry: registry.clone(),
             namespace: namespace.clone(),
             too_many: too_many.clone(),
+            refused: refused.clone(),
         };
         let api = Api::start(move |asked| {
             let server = server.clone();
@@ -53,7 +57,7 @@ impl Scaleway {
             ..options(primary_server().await)
         };
         let inventory = options.inventory().unwrap();
-        Self { registry, namespace, api, inventory, too_many }
+        Self { registry, namespace, api, inventory, too_many, refused }
     }
 
     fn repository(&self, name: &str) -> String {
@@ -66,6 +70,7 @@ struct Server {
     registry: Registry,
     namespace: String,
     too_many: Arc<AtomicUsize>,
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 /// The real one gives a hundred: here a few images have pages.
@@ -142,6 +147,9 @@ impl Server {
         let Some((_, digest)) = tags.iter().find(|(name, _)| name == tag) else {
             return message(StatusCode::NOT_FOUND, "resource is not found");
         };
+        if self.refused.lock().unwrap().as_deref() == Some(tag) {
+            return message(StatusCode::CONFLICT, "the tag is locked");
+        }
         if tags.iter().any(|(name, other)| name != tag && other == digest) {
             return message(StatusCode::BAD_REQUEST, "several tags share this digest");
         }
@@ -214,6 +222,52 @@ async fn a_digest_that_tags_share_goes_without_force() {
     let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
     assert_eq!(all.len(), 1, "nothing is left of it: {all:#?}");
     assert_eq!(find(&all, &kept).tags, ["v3"]);
+}
+
+#[tokio::test]
+async fn an_image_that_can_not_go_keeps_all_its_tags() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    let shared = image(&scaleway.registry, &repository, &["v1", "v2", "latest"]).await;
+    for refused in ["latest", "v1", "v2"] {
+        *scaleway.refused.lock().unwrap() = Some(refused.to_owned());
+        let deletion = whole(shared.digest, &["v1", "v2", "latest"]);
+        let deleted = scaleway.inventory.delete(&repository, &deletion).await.unwrap();
+        assert!(
+            matches!(&deleted, Deleted::Refused { reason } if reason.contains("locked")),
+            "{deleted:?}"
+        );
+        let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
+        assert_eq!(all.len(), 1, "{refused}: {all:#?}");
+        assert_eq!(find(&all, &shared).tags, ["latest", "v1", "v2"], "{refused}");
+        let tag = Deletion::Tag { tag: refused.to_owned(), digest: shared.digest };
+        let deleted = scaleway.inventory.delete(&repository, &tag).await.unwrap();
+        assert!(matches!(deleted, Deleted::Refused { .. }), "{deleted:?}");
+        assert!(exists(&scaleway.registry, &repository, refused).await);
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_broken_off_between_two_tags_goes_on() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    let shared = image(&scaleway.registry, &repository, &["v1", "v2", "latest"]).await;
+    let kept = image(&scaleway.registry, &repository, &["v3"]).await;
+    let tag = Deletion::Tag { tag: "v2".into(), digest: shared.digest };
+    assert_eq!(scaleway.inventory.delete(&repository, &tag).await.unwrap(), Deleted::Done);
+    broken_off(&scaleway.registry, &repository, "v1", shared.digest).await;
+    let deletion = whole(shared.digest, &["v1", "v2", "latest"]);
+    let deleted = scaleway.inventory.delete(&repository, &deletion).await.unwrap();
+    assert_eq!(deleted, Deleted::Done);
+    let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!(all.len(), 1, "nothing is left of it: {all:#?}");
+
+    // A tag that somebody has put elsewhere is no broken deletion.
+    let moved = whole(kept.digest, &["v3", "v4"]);
+    image(&scaleway.registry, &repository, &["v4"]).await;
+    let deleted = scaleway.inventory.delete(&repository, &moved).await.unwrap();
+    assert!(is_changed(deleted, "`v4` no longer"));
+    assert!(exists(&scaleway.registry, &repository, "v3").await);
 }
 
 #[tokio::test]

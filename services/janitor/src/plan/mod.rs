@@ -40,6 +40,7 @@ pub use policy::{Policies, Policy};
 pub use reclaim::{Reclaim, reclaim};
 pub use rule::Rule;
 pub use snapshot::{ImageId, Seen, Snapshot};
+pub(crate) use tags::Tag;
 pub use usage::{Function, Need, Usage, function_of};
 
 /// What becomes of one image.

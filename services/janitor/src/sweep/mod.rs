@@ -1,13 +1,17 @@
-//! What is left lying about, found and dealt with every minute: work that stands still, and what has had its use.
+//! What is left lying about, found and dealt with: work that stands still, every minute, and what has had its use, every
+//! hour. Neither waits for the other.
 //!
 //! Invariants:
-//! 1. One replica sweeps at a time, by a lock of PostgreSQL that ends with its holder.
+//! 1. One replica does each of the two at a time, by locks of PostgreSQL that end with their holder.
 //! 2. Work is taken for lost only if it has not moved for a while **and** the stream holds no message that may be
-//!    its own: a long queue is not a loss.
-//! 3. What is sent again is handled once: under an id that streams don't know, and an event that the inbox does.
+//!    its own: a long queue is not a loss, nor is a message that was sent late because NATS was away.
+//! 3. What is sent again is handled once: under an id that streams don't know, and an event that the inbox does. Where
+//!    it was not lost after all, two replicas may do the same work, at most `max_resends` times; the row's state, and a
+//!    task's attempt, let one of them be recorded.
 //! 4. Nothing stands still for ever: what was sent again too often without moving is ended, with a code.
 //! 5. What a build or task that has not ended may need stays, whatever its age.
-//! 6. A run is bounded, and one part that fails does not keep the others from their turn.
+//! 6. A run is bounded in number and time, and the next one goes on where it stopped. One part that fails does not keep
+//!    the others from their turn.
 
 mod builds;
 mod error;
@@ -22,7 +26,7 @@ mod tasks;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use mecapy_bus::{Backbone, Bus, Outbox};
@@ -35,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Config;
 
 pub use error::Error;
+pub use mecapy_store::stalled::Part;
 pub use options::Options;
 
 /// All that the sweep works on.
@@ -51,11 +56,12 @@ pub struct Sweeps {
 /// What a run leaves to the next one of this process. Losing it costs reading again, no more.
 #[derive(Default)]
 struct Progress {
-    housekept_at: Option<Instant>,
     /// The last key that was looked at, by prefix.
     cursors: HashMap<&'static str, Key>,
-    /// The manifests that the last run saw in staging.
-    manifests: HashMap<Digest, StoredManifest>,
+    /// The last staging repository that was looked at. None: the next run begins with the first.
+    staging: Option<String>,
+    /// The manifests that were seen in staging, by repository.
+    manifests: HashMap<String, HashMap<Digest, StoredManifest>>,
 }
 
 /// What a run did: how many of what.
@@ -95,33 +101,28 @@ impl Sweeps {
 
     /// Sweeps until the service is told to stop.
     pub async fn keep_running(self, shutdown: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(self.options.every()) => {}
+        let every = async |every: Duration, part: Part| {
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(every) => {}
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    swept = run(&self, part, Utc::now()) => if let Err(error) = swept {
+                        tracing::warn!(error = mecapy_service::chain(&error), "the sweep waits");
+                    },
+                }
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                swept = run(&self, Utc::now()) => if let Err(error) = swept {
-                    tracing::warn!(error = mecapy_service::chain(&error), "the sweep waits");
-                },
-            }
-        }
+        };
+        tokio::join!(
+            every(self.options.every(), Part::Work),
+            every(self.options.housekeeping_every(), Part::Housekeeping)
+        );
     }
 
     fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
         look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether the slow parts are due; then they are next due after their interval.
-    fn is_housekeeping_due(&self, every: Duration) -> bool {
-        self.progress(|progress| {
-            let is_due = progress.housekept_at.is_none_or(|at| at.elapsed() >= every);
-            if is_due {
-                progress.housekept_at = Some(Instant::now());
-            }
-            is_due
-        })
     }
 }
 
@@ -138,21 +139,25 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// One sweep. None: another replica is at it.
-pub async fn run(sweeps: &Sweeps, now: DateTime<Utc>) -> Result<Option<Report>, Error> {
+/// One sweep of a part. None: another replica is at it.
+pub async fn run(sweeps: &Sweeps, part: Part, now: DateTime<Utc>) -> Result<Option<Report>, Error> {
     // The lock ends with the transaction, and that with the process or its connection.
     let mut lock = sweeps.pool.begin().await.map_err(mecapy_store::Error::from)?;
-    if !stalled::try_lock(&mut lock).await? {
+    if !stalled::try_lock(&mut lock, part).await? {
         return Ok(None);
     }
     let mut report = Report::default();
-    noted("builds", builds::sweep(sweeps, now, &mut report).await);
-    noted("tasks", tasks::sweep(sweeps, now, &mut report).await);
-    noted("runs", runs::sweep(sweeps, now, &mut report).await);
-    if sweeps.is_housekeeping_due(sweeps.options.housekeeping_every()) {
-        noted("rows", rows::sweep(sweeps, &mut report).await);
-        noted("staging", staging::sweep(sweeps, now, &mut report).await);
-        noted("objects", objects::sweep(sweeps, now, &mut report).await);
+    match part {
+        Part::Work => {
+            noted("builds", builds::sweep(sweeps, now, &mut report).await);
+            noted("tasks", tasks::sweep(sweeps, now, &mut report).await);
+            noted("runs", runs::sweep(sweeps, now, &mut report).await);
+        }
+        Part::Housekeeping => {
+            noted("rows", rows::sweep(sweeps, &mut report).await);
+            noted("staging", staging::sweep(sweeps, now, &mut report).await);
+            noted("objects", objects::sweep(sweeps, now, &mut report).await);
+        }
     }
     if !report.0.is_empty() {
         tracing::info!(swept = ?report.0, "swept");

@@ -1,6 +1,6 @@
 //! `[janitor.sweep]`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use mecapy_service::ConfigError;
@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 const STREAM_DAYS: u32 = 7;
 /// What the mirror and the janitor's policies look back.
 const LEAST_USAGE_DAYS: u32 = 90;
+/// A message may wait for as long as its stream keeps it, and be replayed from the dead letters after that.
+const LEAST_INPUT_DAYS: u32 = 30;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +26,8 @@ pub struct Options {
     pub task_limit_seconds: u64,
     /// How often rows, staging images and objects that have had their use are looked for.
     pub housekeeping_seconds: u64,
+    /// Staging images, and objects, are looked at for so long each time. What is left then, the next time has.
+    pub housekeeping_limit_seconds: u64,
     /// Handled messages are remembered for this long. Streams keep messages for 7 days.
     pub inbox_days: u32,
     /// How often each image ran, by day.
@@ -38,6 +42,10 @@ pub struct Options {
     pub build_object_days: u32,
     /// Inputs, results and streams of tasks.
     pub task_object_days: u32,
+    /// What producers put under `inputs/`, since it came. What a task that has not ended was given stays. 0: for ever.
+    pub producer_input_days: u32,
+    /// Reports of mirror runs and cleanups. 0: for ever.
+    pub report_days: u32,
 }
 
 impl Default for Options {
@@ -48,6 +56,7 @@ impl Default for Options {
             max_resends: 3,
             task_limit_seconds: 300,
             housekeeping_seconds: 3600,
+            housekeeping_limit_seconds: 600,
             inbox_days: 8,
             usage_days: 400,
             layer_index_days: 30,
@@ -55,6 +64,8 @@ impl Default for Options {
             dependency_image_days: 30,
             build_object_days: 90,
             task_object_days: 30,
+            producer_input_days: 90,
+            report_days: 400,
         }
     }
 }
@@ -68,6 +79,7 @@ impl Options {
             ("max_resends", self.max_resends.into()),
             ("task_limit_seconds", self.task_limit_seconds),
             ("housekeeping_seconds", self.housekeeping_seconds),
+            ("housekeeping_limit_seconds", self.housekeeping_limit_seconds),
             ("layer_index_days", self.layer_index_days.into()),
             ("staging_hours", self.staging_hours.into()),
             ("dependency_image_days", self.dependency_image_days.into()),
@@ -82,6 +94,12 @@ impl Options {
             return Err(ConfigError::key(
                 key("inbox_days"),
                 "must be more than 7: streams keep messages for 7 days, and one that comes again must be known",
+            ));
+        }
+        if (1..LEAST_INPUT_DAYS).contains(&self.producer_input_days) {
+            return Err(ConfigError::key(
+                key("producer_input_days"),
+                "must be 0 (for ever) or at least 30: a dead letter that is replayed needs its inputs",
             ));
         }
         if self.usage_days < LEAST_USAGE_DAYS {
@@ -99,6 +117,11 @@ impl Options {
 
     pub(super) fn housekeeping_every(&self) -> Duration {
         Duration::from_secs(self.housekeeping_seconds)
+    }
+
+    /// When a part that begins now ends.
+    pub(super) fn housekeeping_end(&self) -> Instant {
+        Instant::now() + Duration::from_secs(self.housekeeping_limit_seconds)
     }
 
     pub(super) fn stalled_after(&self) -> Duration {
@@ -130,5 +153,9 @@ mod tests {
         assert!(error.contains("janitor.sweep.inbox_days"), "{error}");
         assert!(Options { staging_hours: 0, ..Options::default() }.validate().is_err());
         assert!(Options { usage_days: 30, ..Options::default() }.validate().is_err());
+        for (days, is_fine) in [(0, true), (7, false), (30, true)] {
+            let options = Options { producer_input_days: days, ..Options::default() };
+            assert_eq!(options.validate().is_ok(), is_fine, "{days}");
+        }
     }
 }

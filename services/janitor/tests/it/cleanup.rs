@@ -13,7 +13,7 @@ use mecapy_registry::DistributionInventory;
 use mecapy_store::functions;
 
 use meddler::Meddler;
-use world::{World, handle, put_image, put_index, queue_task, request};
+use world::{World, dispatch, handle, put_image, put_index, queue_task, request};
 
 fn state(state: &str) -> (String, String) {
     (state.to_owned(), String::new())
@@ -172,6 +172,111 @@ async fn the_image_of_a_queued_task_stays_also_when_it_comes_after_the_plan() {
     assert_eq!(stay, [true, true, false, true]);
     let run = world.run("run").await;
     assert!(run.freed_bytes < run.planned_bytes, "what was skipped is not freed");
+}
+
+#[tokio::test]
+async fn a_task_that_waits_in_the_queue_alone_keeps_its_image() {
+    let world = World::new().await;
+    let function = world.function("f").await;
+    let repository = world.repository(function);
+    let mut versions = Vec::new();
+    for version in 1..=5 {
+        versions.push(world.publish(function, version).await);
+    }
+    world.age(100).await;
+    // There before the plan: one by its digest, one by its tag, and so many others that they are not read one by one.
+    dispatch(&world.bus, function, &versions[0].to_string()).await;
+    for _ in 0..100 {
+        dispatch(&world.bus, function, "").await;
+    }
+    dispatch(&world.bus, function, "v2-0a").await;
+    let (bus, reference) =
+        (world.bus.clone(), format!("{}/{repository}:v3-0a", world.primary.host()));
+    let meddler = Meddler::new(DistributionInventory::new(world.primary.clone())).before_first(
+        Box::new(move || {
+            let (bus, reference) = (bus.clone(), reference.clone());
+            Box::pin(async move { dispatch(&bus, function, &reference).await })
+        }),
+    );
+    handle(&world.janitor_with(Arc::new(meddler)), &request("run")).await.unwrap();
+    let (state, why) = world.item("run", versions[2]).await;
+    assert_eq!((state.as_str(), why.as_str()), ("skipped", "a task that waits needs it"));
+    assert_eq!(world.item("run", versions[3]).await.0, "done");
+    assert_eq!(world.items("run").await.len(), 2, "those that waited are in the plan");
+    for (version, stays) in versions.iter().zip([true, true, true, false, true]) {
+        assert_eq!(world.has(&repository, *version).await, stays, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_can_not_be_read_deletes_nothing() {
+    let world = World::new().await;
+    let function = world.function("f").await;
+    let old = world.publish(function, 1).await;
+    world.publish(function, 2).await;
+    world.age(100).await;
+    let mut janitor = world.janitor();
+    // Another account, where setup has not run.
+    let account = mecapy_testkit::Infra::shared().await.nats().await;
+    let nats = mecapy_bus::Options {
+        url: account.url,
+        user: Some(account.user),
+        password: Some(mecapy_service::Secret::new(account.password)),
+    };
+    janitor.bus = mecapy_bus::Bus::connect_now("test", &nats).await.unwrap();
+    let refused = handle(&janitor, &request("run")).await;
+    assert!(matches!(refused, Err(HandlerError::Transient(_))), "{refused:?}");
+    assert!(world.has(&world.repository(function), old).await);
+}
+
+#[tokio::test]
+async fn what_somebody_else_deleted_is_gone_and_not_counted_as_freed() {
+    let world = World::new().await;
+    let function = world.function("f").await;
+    let repository = world.repository(function);
+    let others = world.publish(function, 1).await;
+    let ours = world.publish(function, 2).await;
+    world.publish(function, 3).await;
+    world.age(100).await;
+    let (registry, from) = (world.primary.clone(), repository.clone());
+    let meddler = Meddler::new(DistributionInventory::new(world.primary.clone())).before_first(
+        Box::new(move || {
+            let (registry, from) = (registry.clone(), from.clone());
+            Box::pin(async move {
+                assert!(registry.delete_manifest(&from, &others).await.unwrap());
+            })
+        }),
+    );
+    handle(&world.janitor_with(Arc::new(meddler)), &request("run")).await.unwrap();
+    assert_eq!(world.item("run", others).await.0, "absent");
+    assert_eq!(world.item("run", ours).await.0, "done");
+    let run = world.run("run").await;
+    assert!(0 < run.freed_bytes && run.freed_bytes < run.planned_bytes, "{run:?}");
+    world.cleanup("again").await;
+    assert_eq!(world.run("again").await.storage_bytes, run.storage_bytes, "what is left is left");
+}
+
+#[tokio::test]
+async fn a_deletion_without_an_outcome_can_be_undone() {
+    let world = World::new().await;
+    let function = world.function("f").await;
+    let repository = world.repository(function);
+    let old = world.publish(function, 1).await;
+    world.publish(function, 2).await;
+    world.age(100).await;
+    world.cleanup("run").await;
+    // As after a kill between the deletion and its row, by a run that nobody went on with.
+    for sql in [
+        "update cleanup_items set state = 'planned'",
+        "update cleanup_runs set state = 'failed' where id = 'run'",
+    ] {
+        sqlx::query(sql).execute(&world.pool).await.unwrap();
+    }
+    assert_eq!(world.undo("undo", "run").await, [state("undone")]);
+    world.pull(&repository, old).await;
+    // The run, asked for again, leaves it.
+    world.cleanup("run").await;
+    assert!(world.has(&repository, old).await);
 }
 
 #[tokio::test]

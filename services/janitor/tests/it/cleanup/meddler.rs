@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
 use mecapy_registry::{
-    Deleted, Deletion, Digest, DistributionInventory, Error, Inventory, Known, Manifest,
-    StoredManifest,
+    Deleted, Deletion, Digest, DistributionInventory, Elsewhere, Error, Inventory, Known, Manifest,
+    Registry, StoredManifest,
 };
 use tokio::sync::Notify;
 
@@ -62,6 +62,10 @@ impl Meddler {
 
 #[async_trait::async_trait]
 impl Inventory for Meddler {
+    fn registry(&self) -> &Registry {
+        self.inner.registry()
+    }
+
     async fn repositories(&self) -> Result<Vec<String>, Error> {
         self.inner.repositories().await
     }
@@ -83,12 +87,36 @@ impl Inventory for Meddler {
         self.inner.raw(repository, digest).await
     }
 
-    async fn delete(&self, repository: &str, deletion: &Deletion) -> Result<Deleted, Error> {
+    async fn delete_manifest(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        tags: &[String],
+        elsewhere: Elsewhere<'_>,
+    ) -> Result<Deleted, Error> {
+        self.inner.delete_manifest(repository, digest, tags, elsewhere).await
+    }
+
+    async fn delete_tag(
+        &self,
+        repository: &str,
+        tag: &str,
+        digest: &Digest,
+    ) -> Result<Deleted, Error> {
+        self.inner.delete_tag(repository, tag, digest).await
+    }
+
+    async fn delete_beside(
+        &self,
+        repository: &str,
+        deletion: &Deletion,
+        elsewhere: Elsewhere<'_>,
+    ) -> Result<Deleted, Error> {
         if self.hangs_after.is_some_and(|after| self.deletions() >= after) {
             self.hangs.notify_one();
             std::future::pending::<()>().await;
         }
-        let deleted = self.inner.delete(repository, deletion).await?;
+        let deleted = self.inner.delete_beside(repository, deletion, elsewhere).await?;
         if deleted == Deleted::Done {
             self.deletions.fetch_add(1, Ordering::SeqCst);
             if let Some(hook) = &self.after_delete {

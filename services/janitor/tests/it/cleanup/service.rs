@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecapy_bus::{Bus, topology};
+use mecapy_bus::HandlerError;
 use mecapy_janitor::{Config, Options};
 use mecapy_proto::v1::CleanupRequested;
 use mecapy_registry::{DistributionInventory, Registries};
-use mecapy_service::{Context, Health, Secret};
-use mecapy_testkit::{Infra, eventually};
+use mecapy_service::{Context, Health};
+use mecapy_testkit::eventually;
 use tokio_util::sync::CancellationToken;
 
 use super::meddler::Meddler;
@@ -24,16 +24,8 @@ async fn two_replicas_make_one_run_of_one_event() {
         world.publish(function, version).await;
     }
     world.age(100).await;
-    let account = Infra::shared().await.nats().await;
-    let nats = mecapy_bus::Options {
-        url: account.url,
-        user: Some(account.user),
-        password: Some(Secret::new(account.password)),
-    };
-    let bus = Bus::connect_now("test", &nats).await.unwrap();
-    topology::setup(&bus, &topology::Setup::default()).await.unwrap();
     let config = Config {
-        nats,
+        nats: world.nats.clone(),
         postgres: world.postgres.clone(),
         s3: world.s3.clone(),
         registries: Registries {
@@ -57,7 +49,7 @@ async fn two_replicas_make_one_run_of_one_event() {
     let test = async {
         // The ticks of all replicas have one name; another run waits for the first.
         for run in ["night", "night", "noon"] {
-            bus.publish(&request(run)).await.unwrap();
+            world.bus.publish(&request(run)).await.unwrap();
         }
         eventually("both runs are done", PATIENCE, async || {
             let runs = mecapy_store::cleanup_runs::list(&world.pool, 10).await.unwrap();
@@ -78,6 +70,59 @@ async fn two_replicas_make_one_run_of_one_event() {
         .await
         .unwrap();
     assert_eq!(done, 2);
+}
+
+#[tokio::test]
+async fn nobody_knows_the_name_of_a_scheduled_run_before_it_comes() {
+    let (world, other) = (World::new().await, World::new().await);
+    let seal = async |pool, tick| mecapy_store::schedule_key::seal(pool, tick).await.unwrap();
+    let night = seal(&world.pool, "cleanup-2026-06-01").await;
+    assert_eq!(night.strip_prefix("cleanup-2026-06-01-").unwrap().len(), 16);
+    let replica = mecapy_store::connect(&world.postgres).await.unwrap();
+    assert_eq!(seal(&replica, "cleanup-2026-06-01").await, night, "every replica sends the same");
+    assert_ne!(seal(&other.pool, "cleanup-2026-06-01").await, night, "and no other system");
+    let next = seal(&world.pool, "cleanup-2026-06-02").await;
+    assert_ne!(night[19..], next[19..], "nor does yesterday's tell today's");
+
+    // It is a name like any other.
+    let plain = CleanupRequested { dry_run: true, ..request("cleanup-2026-06-01") };
+    world.request(&plain).await.unwrap();
+    world.cleanup(&night).await;
+    assert!(!world.run(&night).await.dry_run, "what was taken before is another run");
+}
+
+#[tokio::test]
+async fn a_run_that_lost_its_lock_deletes_nothing_more_and_is_gone_on_with() {
+    let mut world = World::new().await;
+    world.options.concurrency = 1;
+    let function = world.function("f").await;
+    for version in 1..=6 {
+        world.publish(function, version).await;
+    }
+    world.age(100).await;
+    let inventory = || DistributionInventory::new(world.primary.clone());
+    let pool = world.pool.clone();
+    let meddler = Arc::new(Meddler::new(inventory()).after_delete(Box::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move {
+            let ended = sqlx::query(
+                "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'
+                     and database = (select oid from pg_database where datname = current_database())",
+            );
+            ended.execute(&pool).await.unwrap();
+        })
+    })));
+    let broken = handle(&world.janitor_with(meddler.clone()), &request("run")).await;
+    assert!(
+        matches!(&broken, Err(HandlerError::Transient(why)) if format!("{why:?}").contains("LockLost")),
+        "{broken:?}"
+    );
+    assert_eq!(meddler.deletions(), 1, "another replica may be at it");
+    assert_eq!(world.run("run").await.state, "applying");
+
+    let second = Arc::new(Meddler::new(inventory()));
+    handle(&world.janitor_with(second.clone()), &request("run")).await.unwrap();
+    assert_eq!((second.deletions(), world.run("run").await.state.as_str()), (4, "done"));
 }
 
 #[tokio::test]

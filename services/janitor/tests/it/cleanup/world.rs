@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mecapy_bus::{Delivery, Handler as _, HandlerError, Outgoing};
+use mecapy_bus::{Bus, Delivery, Handler as _, HandlerError, Outgoing, topology};
 use mecapy_janitor::{Janitor, Options, Report};
 use mecapy_objects::{Key, Objects};
-use mecapy_proto::v1::CleanupRequested;
+use mecapy_proto::v1::{CleanupRequested, TaskDispatch};
 use mecapy_proto::{BuildId, FunctionId, TaskId};
 use mecapy_registry::{
     Content, Digest, DistributionInventory, Inventory, Manifest, Registry, media_types,
@@ -25,7 +25,9 @@ pub struct World {
     pub registries: Infra,
     pub postgres: mecapy_store::Options,
     pub s3: mecapy_objects::Options,
+    pub nats: mecapy_bus::Options,
     pub pool: PgPool,
+    pub bus: Bus,
     pub primary: Registry,
     pub fallback: Registry,
     pub objects: Objects,
@@ -60,11 +62,19 @@ impl World {
         };
         let objects = Objects::new(&s3);
         objects.ensure_bucket().await.unwrap();
+        let account = shared.nats().await;
+        let nats = mecapy_bus::Options {
+            url: account.url,
+            user: Some(account.user),
+            password: Some(Secret::new(account.password)),
+        };
+        let bus = Bus::connect_now("test", &nats).await.unwrap();
+        topology::setup(&bus, &topology::Setup::default()).await.unwrap();
         let primary = Registry::new(&registry_options(&registries.primary())).unwrap();
         let fallback = Registry::new(&registry_options(&registries.fallback())).unwrap();
         // A share of a few images is soon a large one.
         let options = Options { max_percent: 100, ..Options::default() };
-        Self { registries, postgres, s3, pool, primary, fallback, objects, options }
+        Self { registries, postgres, s3, nats, pool, bus, primary, fallback, objects, options }
     }
 
     pub fn janitor(&self) -> Janitor {
@@ -74,6 +84,7 @@ impl World {
     pub fn janitor_with(&self, inventory: Arc<dyn Inventory>) -> Janitor {
         Janitor {
             pool: self.pool.clone(),
+            bus: self.bus.clone(),
             inventory,
             primary: self.primary.clone(),
             fallback: Some(self.fallback.clone()),
@@ -229,6 +240,17 @@ pub async fn handle(janitor: &Janitor, event: &CleanupRequested) -> Result<Outgo
     let outgoing = outcome.apply(&mut transaction).await.unwrap();
     transaction.commit().await.unwrap();
     Ok(outgoing)
+}
+
+/// A producer's own task: nobody has taken it from the queue, and there is no row of it.
+pub async fn dispatch(bus: &Bus, function: FunctionId, image: &str) {
+    let event = TaskDispatch {
+        task_id: TaskId::new().to_string(),
+        function_id: function.get(),
+        docker_image: image.to_owned(),
+        ..TaskDispatch::default()
+    };
+    bus.publish(&event).await.unwrap();
 }
 
 pub async fn queue_task(pool: &PgPool, function: FunctionId, image: &str) -> TaskId {

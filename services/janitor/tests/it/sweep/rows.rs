@@ -37,7 +37,7 @@ async fn rows_of_long_ago_go_and_those_that_are_needed_stay() {
     world.execute("update builds set updated_at = now()").await;
     to_scanning(&world, built, "sha256:x").await;
 
-    let report = world.sweep().await;
+    let report = world.housekeep().await;
     assert_eq!(report.of("inbox_rows"), 1);
     assert_eq!(report.of("usage_rows"), 1);
     assert_eq!(report.of("layer_index_rows"), 1);

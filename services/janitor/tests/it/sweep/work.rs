@@ -1,6 +1,6 @@
 use chrono::Utc;
 use mecapy_bus::{dead_letters, topology};
-use mecapy_janitor::sweep::{Options, run};
+use mecapy_janitor::sweep::{Options, Part, run};
 use mecapy_proto::v1::task_dispatch::Inputs;
 use mecapy_proto::v1::{
     BaseBuild, BuildDone, BuildRequested, MirrorImage, ScanDone, TaskDispatch, TaskDone, Verdict,
@@ -99,7 +99,7 @@ async fn a_build_that_gets_nowhere_is_ended_with_a_code() {
     let sweeps =
         world.sweeps_with(fallback().await, Options { max_resends: 2, ..World::options() });
     for letters in 1..=2 {
-        let report = run(&sweeps, Utc::now()).await.unwrap().unwrap();
+        let report = run(&sweeps, Part::Work, Utc::now()).await.unwrap().unwrap();
         assert_eq!(report.of("builds_resent"), 1);
         next(&mut asked).await;
         eventually("it is a dead letter", PATIENCE, async || {
@@ -109,7 +109,7 @@ async fn a_build_that_gets_nowhere_is_ended_with_a_code() {
         world.age(build, "1 hour").await;
     }
     eventually("it is ended", PATIENCE, async || {
-        let report = run(&sweeps, Utc::now()).await.unwrap().unwrap();
+        let report = run(&sweeps, Part::Work, Utc::now()).await.unwrap().unwrap();
         (report.of("builds_failed") == 1).then_some(())
     })
     .await;
@@ -202,15 +202,45 @@ async fn a_task_whose_worker_and_message_are_gone_is_dispatched_again_and_at_las
 }
 
 #[tokio::test]
-async fn one_replica_sweeps_at_a_time() {
+async fn one_replica_sweeps_at_a_time_and_housekeeping_is_no_reason_to_wait() {
     let world = World::start().await;
-    let mut other = world.pool.begin().await.unwrap();
-    assert!(stalled::try_lock(&mut other).await.unwrap());
     let sweeps = world.sweeps(fallback().await);
-    assert_eq!(run(&sweeps, Utc::now()).await.unwrap(), None);
-    drop(other);
-    eventually("the lock is free", PATIENCE, async || run(&sweeps, Utc::now()).await.unwrap())
+    for (part, other_part) in [(Part::Work, Part::Housekeeping), (Part::Housekeeping, Part::Work)] {
+        let mut other = world.pool.begin().await.unwrap();
+        assert!(stalled::try_lock(&mut other, part).await.unwrap());
+        assert_eq!(run(&sweeps, part, Utc::now()).await.unwrap(), None);
+        assert!(run(&sweeps, other_part, Utc::now()).await.unwrap().is_some());
+        drop(other);
+        eventually("the lock is free", PATIENCE, async || {
+            run(&sweeps, part, Utc::now()).await.unwrap()
+        })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_sent_late_because_nats_was_away_is_not_sent_again() {
+    let world = World::start().await;
+    let waiting = task(&world, Some("tasks/x/inputs.json")).await;
+    let lost = task(&world, Some("tasks/y/inputs.json")).await;
+    // The tasks are an hour old; the outbox could send the one only now. No worker runs.
+    world.backbone.bus.publish(&waiting).await.unwrap();
+    let options = Options { stalled_seconds: 600, ..World::options() };
+    let sweeps = world.sweeps_with(fallback().await, options.clone());
+    let report = run(&sweeps, Part::Work, Utc::now()).await.unwrap().unwrap();
+    assert_eq!(report.of("tasks_resent"), 0, "it may be either's message");
+
+    // Once the queue is empty, what has not begun is lost.
+    let mut dispatched = world.consume::<TaskDispatch>(topology::WORKER, Act::Accept);
+    assert_eq!(next(&mut dispatched).await, waiting);
+    let id: TaskId = waiting.task_id.parse().unwrap();
+    tasks::claim(&world.pool, id, "worker").await.unwrap().unwrap();
+    eventually("the other is sent again", PATIENCE, async || {
+        let report = run(&sweeps, Part::Work, Utc::now()).await.unwrap().unwrap();
+        (report.of("tasks_resent") == 1).then_some(())
+    })
+    .await;
+    assert_eq!(next(&mut dispatched).await, lost);
 }
 
 /// A queued task of an hour ago, without a message.

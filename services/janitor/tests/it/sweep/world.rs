@@ -8,7 +8,7 @@ use mecapy_bus::topology::Durable;
 use mecapy_bus::{
     Backbone, Bus, ConsumerOptions, Delivery, Handler, HandlerError, Outcome, topology,
 };
-use mecapy_janitor::sweep::{Options, Report, Sweeps, run};
+use mecapy_janitor::sweep::{Options, Part, Report, Sweeps, run};
 use mecapy_objects::Objects;
 use mecapy_proto::v1::BuildRequested;
 use mecapy_proto::{BuildId, Event, FunctionId};
@@ -70,9 +70,9 @@ impl World {
         Self { backbone, pool, objects, owner, function, context, _stop: shutdown.drop_guard() }
     }
 
-    /// Everything that stands still for a second is stalled, and housekeeping is always due.
+    /// Everything that stands still for a second is stalled.
     pub fn options() -> Options {
-        Options { stalled_seconds: 1, housekeeping_seconds: 0, ..Options::default() }
+        Options { stalled_seconds: 1, ..Options::default() }
     }
 
     pub fn sweeps(&self, staging: Registry) -> Sweeps {
@@ -84,9 +84,15 @@ impl World {
         Sweeps::new(&self.backbone, self.objects.clone(), staging, options)
     }
 
-    /// One sweep, of now. What fails in it is told by the report's absence of effect.
+    /// One sweep for work that stands still, of now. What fails in it is told by the report's absence of effect.
     pub async fn sweep(&self) -> Report {
-        run(&self.sweeps(fallback().await), Utc::now()).await.unwrap().unwrap()
+        run(&self.sweeps(fallback().await), Part::Work, Utc::now()).await.unwrap().unwrap()
+    }
+
+    /// One sweep for what has had its use.
+    pub async fn housekeep(&self) -> Report {
+        let sweeps = self.sweeps(fallback().await);
+        run(&sweeps, Part::Housekeeping, Utc::now()).await.unwrap().unwrap()
     }
 
     /// Takes events from now on, and does with each what `act` says.
@@ -185,7 +191,7 @@ pub async fn fallback() -> Registry {
     registry(Infra::shared().await.fallback())
 }
 
-fn registry(server: RegistryServer) -> Registry {
+pub fn registry(server: RegistryServer) -> Registry {
     Registry::new(&mecapy_registry::Options {
         host: server.host,
         username: Some(server.username),
