@@ -25,6 +25,13 @@ pub(crate) const LAYER_LIMIT: u64 = 2 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey(Digest);
 
+impl PoolKey {
+    /// For people: enough to tell one from another.
+    pub(crate) fn short(self) -> String {
+        self.0.hex().chars().take(12).collect()
+    }
+}
+
 /// A function's code, out of its image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Code {
@@ -34,6 +41,8 @@ pub(crate) struct Code {
     pub mtime: u64,
     /// The modules that it imports before it does anything else.
     pub imports: Vec<String>,
+    /// Whether they may be imported before its turn.
+    pub early_imports: bool,
 }
 
 impl Code {
@@ -107,8 +116,11 @@ pub(crate) fn read(config: &[u8], layer: &[u8]) -> Result<Code, Unsuitable> {
         "layers": lower, "config": config,
         "os": os, "architecture": architecture, "variant": variant,
     });
-    let imports = imports::leading(&String::from_utf8_lossy(&bytes));
-    Ok(Code { key: PoolKey(Digest::of(shared.to_string().as_bytes())), bytes, mtime, imports })
+    let text = String::from_utf8_lossy(&bytes);
+    let early_imports = imports::may_be_early(&text);
+    let imports = if early_imports { imports::leading(&text) } else { Vec::new() };
+    let key = PoolKey(Digest::of(shared.to_string().as_bytes()));
+    Ok(Code { key, bytes: bytes.clone(), mtime, imports, early_imports })
 }
 
 fn unpack(layer: &[u8], diff_id: Digest) -> Result<Vec<u8>, Unsuitable> {

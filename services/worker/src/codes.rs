@@ -1,18 +1,16 @@
 //! Functions' code, read from the registries and kept: the newest used, within a number of bytes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lru::LruCache;
 use mecapy_registry::{Digest, Error as RegistryError, Registry};
 
 use crate::code_layer::{self, Code, LAYER_LIMIT, Unsuitable};
-use crate::pull::Sources;
+use crate::sources::Sources;
 
 /// For a few kB from one registry. Without them a task runs all the same, only later.
 const LIMIT: Duration = Duration::from_secs(2);
-/// How long no registry is asked after none answered.
-const QUIET: Duration = Duration::from_secs(30);
 const MAX_CONFIG: u64 = 1 << 20;
 const MAX_BYTES: usize = 64 << 20;
 /// What an entry costs beside its code.
@@ -25,7 +23,6 @@ pub(crate) struct Codes(Arc<Inner>);
 struct Inner {
     sources: Sources,
     kept: Mutex<Kept>,
-    quiet_until: Mutex<Option<Instant>>,
 }
 
 struct Kept {
@@ -44,10 +41,21 @@ enum NotRead {
     Slow,
 }
 
+impl NotRead {
+    /// Whether it can't be reached, and not that it has no such image.
+    fn is_of_the_registry(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_transient(),
+            Self::Slow => true,
+            Self::Unsuitable(_) => false,
+        }
+    }
+}
+
 impl Codes {
     pub(crate) fn new(sources: Sources) -> Self {
         let kept = Kept { entries: LruCache::unbounded(), bytes: 0 };
-        Self(Arc::new(Inner { sources, kept: Mutex::new(kept), quiet_until: Mutex::default() }))
+        Self(Arc::new(Inner { sources, kept: Mutex::new(kept) }))
     }
 
     /// The code of an image. None: it can't be had now, or the image is not one that can be taken apart.
@@ -55,12 +63,9 @@ impl Codes {
         if let Some(known) = self.kept().entries.get(&digest) {
             return known.clone();
         }
-        if self.quiet_until().is_some_and(|until| Instant::now() < until) {
-            return None;
-        }
-        let Sources { primary, fallback, .. } = &self.0.sources;
-        for registry in std::iter::once(primary).chain(fallback) {
-            match read(registry, repository, digest).await {
+        // One that can't be reached is for the pulls to try.
+        for source in self.0.sources.all().filter(|source| source.is_closed()) {
+            match read(&source.registry, repository, digest).await {
                 Ok(code) => {
                     let code = Some(Arc::new(code));
                     self.keep(digest, code.clone());
@@ -72,12 +77,14 @@ impl Codes {
                     return None;
                 }
                 Err(error) => {
-                    let error = mecapy_service::chain(&error);
-                    tracing::warn!(repository, %digest, registry = registry.host(), error, "a function's code could not be read");
+                    if error.is_of_the_registry() {
+                        source.failed();
+                    }
+                    let (registry, error) = (source.registry.host(), mecapy_service::chain(&error));
+                    tracing::warn!(repository, %digest, registry, error, "a function's code could not be read");
                 }
             }
         }
-        *self.quiet_until() = Some(Instant::now() + QUIET);
         None
     }
 
@@ -99,10 +106,6 @@ impl Codes {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn quiet_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.quiet_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

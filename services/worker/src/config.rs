@@ -36,6 +36,7 @@ pub struct Options {
     pub limits: LimitOptions,
     pub cache: CacheOptions,
     pub pool: PoolOptions,
+    pub warm_up: WarmUpOptions,
 }
 
 impl Default for Options {
@@ -48,7 +49,23 @@ impl Default for Options {
             limits: LimitOptions::default(),
             cache: CacheOptions::default(),
             pool: PoolOptions::default(),
+            warm_up: WarmUpOptions::default(),
         }
+    }
+}
+
+/// What is fetched before a task needs it: images as they are published, and base images at start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WarmUpOptions {
+    pub enabled: bool,
+    /// Images that wait to be fetched; more are left for their first task.
+    pub max_waiting: usize,
+}
+
+impl Default for WarmUpOptions {
+    fn default() -> Self {
+        Self { enabled: true, max_waiting: 32 }
     }
 }
 
@@ -175,6 +192,7 @@ impl Options {
         at_least_one("pool.max_per_dependencies", self.pool.max_per_dependencies as u64)?;
         at_least_one("pool.memory_mib", self.pool.memory_mib)?;
         at_least_one("pool.idle_seconds", self.pool.idle_seconds)?;
+        at_least_one("warm_up.max_waiting", self.warm_up.max_waiting as u64)?;
         if !self.pool.directory.is_absolute() {
             return Err(ConfigError::key("worker.pool.directory", "must be an absolute path"));
         }

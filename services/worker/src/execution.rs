@@ -96,6 +96,9 @@ impl Execution<'_> {
                 name_after_task(&engine, &pool, &container, id, attempt).await;
             }
         });
+        if self.task.attempt > 1 {
+            tokio::spawn(self.remove_earlier(slot.parked.id().to_owned()));
+        }
         let (inputs, live) = (self.inputs.clone(), self.live.clone());
         let ran = slot.run(code, inputs, &self.limits, live, self.cancelled).await;
         naming.abort();
@@ -187,18 +190,32 @@ impl Execution<'_> {
         }
     }
 
+    /// What an earlier attempt left on this engine when its worker died. Where this one is too short to ask for its
+    /// name, it would stay.
+    fn remove_earlier(&self, own: String) -> impl Future<Output = ()> + Send + use<> {
+        let (engine, pool) = (self.engine.clone(), self.pool.clone());
+        let (id, attempt) = (self.task.id(), self.task.attempt);
+        async move {
+            if let Err(error) = newer_attempt_is_here(&engine, &pool, id, attempt, &own).await {
+                let error = mecapy_service::chain(&error);
+                tracing::warn!(task.id = %id, error, "containers of earlier attempts were not looked for");
+            }
+        }
+    }
+
     async fn newer_attempt_is_here(&self) -> Result<bool, Error> {
-        newer_attempt_is_here(self.engine, self.pool, self.task.id(), self.task.attempt).await
+        newer_attempt_is_here(self.engine, self.pool, self.task.id(), self.task.attempt, "").await
     }
 }
 
-/// Who has the task's name? An attempt not newer than this one can't record its result any more: its container
+/// Who has the task's name, but for a container of our `own`? An attempt not newer than this one can't record its result any more: its container
 /// goes, whoever started it.
 async fn newer_attempt_is_here(
     engine: &Engine,
     pool: &PgPool,
     id: TaskId,
     attempt: i32,
+    own: &str,
 ) -> Result<bool, Error> {
     let task = format!("{TASK_LABEL}={id}");
     for container in engine.containers(&[&task]).await? {
@@ -211,7 +228,7 @@ async fn newer_attempt_is_here(
     // One that was parked does not carry its task, only its name. The row says whether it can be newer.
     let name = container_name(id);
     for container in engine.containers(&[PARKED_LABEL]).await? {
-        if container.name != name {
+        if container.name != name || container.id == own {
             continue;
         }
         if tasks::get(pool, id).await?.is_none_or(|task| task.attempt > attempt) {
@@ -233,7 +250,7 @@ async fn name_after_task(
     let name = container_name(id);
     let mut named = engine.rename_container(container, &name).await;
     if matches!(named, Err(EngineError::NameTaken { .. }))
-        && matches!(newer_attempt_is_here(engine, pool, id, attempt).await, Ok(false))
+        && matches!(newer_attempt_is_here(engine, pool, id, attempt, container).await, Ok(false))
     {
         named = engine.rename_container(container, &name).await;
     }

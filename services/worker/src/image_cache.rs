@@ -107,6 +107,17 @@ impl Cache {
         self.entries.len() <= self.bounds.images && self.bytes <= self.bounds.bytes
     }
 
+    /// Whether an image of this size fits without another's going.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        self.entries.len() < self.bounds.images
+            && self.bytes.saturating_add(bytes) <= self.bounds.bytes
+    }
+
+    /// The most recently used first.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        self.entries.iter().map(|(digest, _)| *digest).collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -160,6 +171,8 @@ mod tests {
             cache.insert(digest(number), image(4));
         }
         assert_eq!(drain(&mut cache), [digest(1)]);
+        assert_eq!(cache.digests(), [digest(3), digest(2)]);
+        assert!(cache.has_room_for(2) && !cache.has_room_for(3));
         cache.insert(digest(9), image(11));
         assert_eq!(
             drain(&mut cache),

@@ -9,7 +9,7 @@ use mecapy_store::{PgPool, scans};
 
 use crate::Error;
 use crate::error::Problem;
-use crate::pull::Sources;
+use crate::sources::{Source, Sources};
 
 /// An image that may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,33 +128,46 @@ async fn digest_of(sources: &Sources, repository: &str, tag: &str) -> Result<Dig
             format!("the registry has no image {repository}:{tag}"),
         )
     };
-    let failed = match resolve(sources, &sources.primary, repository, tag).await {
-        Ok(digest) => return digest.ok_or_else(absent),
-        Err(error) => error,
+    // The fallback lags behind: the primary has the last word, when it can be asked.
+    let from_fallback = async || match &sources.fallback {
+        Some(fallback) => resolve(sources, fallback, repository, tag).await.ok().flatten(),
+        None => None,
     };
-    let Some(fallback) = &sources.fallback else { return Err(Problem::Passing(failed)) };
-    match resolve(sources, fallback, repository, tag).await {
-        Ok(Some(digest)) => Ok(digest),
-        // The fallback lags behind: the primary has the last word, when it can be asked.
-        Ok(None) | Err(_) => Err(Problem::Passing(failed)),
+    let is_closed = sources.primary.is_closed();
+    if !is_closed && let Some(digest) = from_fallback().await {
+        return Ok(digest);
+    }
+    match resolve(sources, &sources.primary, repository, tag).await {
+        Ok(digest) => digest.ok_or_else(absent),
+        Err(failed) if is_closed => from_fallback().await.ok_or(Problem::Passing(failed)),
+        Err(failed) => Err(Problem::Passing(failed)),
     }
 }
 
 async fn resolve(
     sources: &Sources,
-    registry: &mecapy_registry::Registry,
+    source: &Source,
     repository: &str,
     tag: &str,
 ) -> Result<Option<Digest>, Error> {
-    let slow = |_| Error::RegistrySlow {
-        host: registry.host().to_owned(),
-        what: format!("{repository}:{tag}"),
-        seconds: sources.limit.as_secs(),
-    };
-    let found = tokio::time::timeout(sources.limit, registry.resolve(repository, tag))
-        .await
-        .map_err(slow)??;
-    Ok(found.map(|descriptor| descriptor.digest))
+    let host = source.registry.host();
+    match tokio::time::timeout(sources.limit, source.registry.resolve(repository, tag)).await {
+        Ok(Ok(found)) => Ok(found.map(|descriptor| descriptor.digest)),
+        Ok(Err(error)) => {
+            if error.is_transient() {
+                source.failed();
+            }
+            Err(error.into())
+        }
+        Err(_) => {
+            source.failed();
+            Err(Error::RegistrySlow {
+                host: host.to_owned(),
+                what: format!("{repository}:{tag}"),
+                seconds: sources.limit.as_secs(),
+            })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use tracing::Instrument as _;
 
 use crate::error::Problem;
 use crate::image_cache::{Bounds, Cache, Image, Pin};
-use crate::pull::{NotPulled, Sources};
+use crate::pull::NotPulled;
+use crate::sources::Sources;
 use crate::{local_images, metric_definitions as metrics};
 
 /// A handle; cheap to clone.
@@ -112,6 +113,17 @@ impl Images {
             pull.clone()
         };
         Ok(pull.await?)
+    }
+
+    /// Whether an image of this size fits without another's going.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        self.state().cache.has_room_for(bytes)
+    }
+
+    /// What is here, the most recently used first, and its bytes in all.
+    pub(crate) fn cached(&self) -> (Vec<Digest>, u64) {
+        let state = self.state();
+        (state.cache.digests(), state.cache.bytes())
     }
 
     fn start_pull(&self, repository: String, digest: Digest) -> Pull {

@@ -4,6 +4,14 @@
 /// More than any function begins with; a list that is passed as an argument has to end somewhere.
 const LIMIT: usize = 32;
 
+/// A line by which a function asks for an interpreter that has imported nothing for it.
+const SWITCH: &str = "# mecapy: no-early-imports";
+
+/// Whether modules may be imported before the function's turn comes.
+pub(crate) fn may_be_early(code: &str) -> bool {
+    !code.lines().any(|line| line.trim_end() == SWITCH)
+}
+
 /// The modules of the leading `import` statements, in order.
 pub(crate) fn leading(code: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
@@ -95,6 +103,12 @@ print(np)
 import late
 "#;
         assert_eq!(leading(code), ["json", "sys", "numpy", "scipy.stats", "collections.abc"]);
+    }
+
+    #[test]
+    fn a_line_of_its_own_asks_for_no_early_imports() {
+        assert!(may_be_early("import json\nprint('# mecapy: no-early-imports')"));
+        assert!(!may_be_early("import json\n# mecapy: no-early-imports  \nprint(1)"));
     }
 
     #[test]

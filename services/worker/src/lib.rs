@@ -22,6 +22,7 @@
 //!   ─▶ execution (a parked container, else one of its own) ─▶ ending (pure) ─▶ storage (S3) ─▶ report (row, usage, task.done) ─▶ KV
 //! ```
 
+mod breaker;
 mod code_layer;
 mod code_place;
 mod codes;
@@ -30,6 +31,7 @@ mod dispatch;
 mod ending;
 mod error;
 mod execution;
+mod heartbeat;
 mod image_cache;
 mod image_choice;
 mod images;
@@ -50,28 +52,32 @@ mod report;
 mod running;
 mod shelf;
 mod slot;
+mod sources;
 mod storage;
+mod warm_up;
 mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecapy_bus::{Backbone, ConsumerOptions, Results, topology};
+use mecapy_bus::{Backbone, ConsumerOptions, Results, Workers, topology};
 use mecapy_engine::Engine;
 use mecapy_objects::Objects;
 use mecapy_proto::v1::TaskDispatch;
 use mecapy_service::{Condition, Context, chain};
 use tokio_util::task::TaskTracker;
 
-pub use config::{CacheOptions, Config, LimitOptions, Options, PoolOptions};
+pub use config::{CacheOptions, Config, LimitOptions, Options, PoolOptions, WarmUpOptions};
 pub use error::Error;
 
 use crate::codes::Codes;
+use crate::heartbeat::Heartbeat;
 use crate::image_cache::Bounds;
 use crate::images::Images;
 use crate::pool::Pool;
-use crate::pull::Sources;
 use crate::running::Running;
+use crate::sources::Sources;
+use crate::warm_up::WarmUp;
 use crate::worker::Worker;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -83,11 +89,12 @@ pub async fn run(
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let name = config.name();
-    let sources = Sources {
-        primary: config.registries.primary()?,
-        fallback: config.registries.fallback()?,
-        limit: Duration::from_secs(config.worker.cache.pull_timeout_seconds),
-    };
+    let sources = Sources::new(
+        config.registries.primary()?,
+        config.registries.fallback()?,
+        Duration::from_secs(config.worker.cache.pull_timeout_seconds),
+    );
+    tokio::spawn(sources.clone().watch());
     let bounds =
         Bounds { images: config.worker.cache.max_images, bytes: config.worker.cache.max_gib << 30 };
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
@@ -110,6 +117,33 @@ pub async fn run(
     metric_definitions::slots(slots);
     tracing::info!(worker = name, slots, "takes tasks");
     let afterwards = TaskTracker::new();
+    let codes = Codes::new(sources.clone());
+    let warm_up = config.worker.warm_up.clone();
+    let beat = tokio::spawn(
+        Heartbeat {
+            workers: Workers::new(backbone.bus.clone()),
+            name: name.clone(),
+            slots,
+            started_at: chrono::Utc::now(),
+            running: running.clone(),
+            images: images.clone(),
+            parked: pool.clone(),
+            sources: sources.clone(),
+            shutdown: context.shutdown.clone(),
+        }
+        .beat(),
+    );
+    if warm_up.enabled {
+        let warming = WarmUp {
+            pool: backbone.pool.clone(),
+            engine: engine.clone(),
+            sources: sources.clone(),
+            images: images.clone(),
+            codes: codes.clone(),
+            parked: pool.clone(),
+        };
+        tokio::spawn(warming.listen(backbone.live.clone(), warm_up.max_waiting));
+    }
     let worker = Worker {
         name: name.clone(),
         options: config.worker,
@@ -117,7 +151,7 @@ pub async fn run(
         objects,
         results: Arc::new(Results::new(backbone.bus.clone())),
         engine: engine.clone(),
-        codes: Codes::new(sources.clone()),
+        codes,
         sources,
         images,
         parked: pool.clone(),
@@ -128,6 +162,9 @@ pub async fn run(
     let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
     backbone.consume::<TaskDispatch, _>(&context, consumer, worker).await;
 
+    beat.abort();
+    // Who can't be told now forgets it by itself.
+    let _ = Workers::new(backbone.bus.clone()).forget(&name).await;
     afterwards.close();
     afterwards.wait().await;
     pool.close().await;

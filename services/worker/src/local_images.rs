@@ -63,7 +63,7 @@ pub(crate) fn by_digest(
 }
 
 /// Where images run from: `…/functions/user-{owner}-func-{id}`. What the builder has in staging is not ours.
-fn is_published(repository: &str) -> bool {
+pub(crate) fn is_published(repository: &str) -> bool {
     let mut parts = repository.rsplit('/');
     parts.next().is_some_and(|name| name.starts_with("user-")) && parts.next() == Some("functions")
 }

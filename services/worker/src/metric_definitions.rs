@@ -50,6 +50,22 @@ pub(crate) fn pulled(registry: &'static str, outcome: &'static str, took: Durati
         .record(took.as_secs_f64());
 }
 
+/// 0: it is asked in its turn. 1: it is tried. 2: it is asked after the others, since it can't be reached.
+pub(crate) fn breaker(registry: &'static str, state: &str) {
+    let number = match state {
+        "closed" => 0.0,
+        "half-open" => 1.0,
+        _ => 2.0,
+    };
+    gauge!("registry_breaker_state", "registry" => registry).set(number);
+}
+
+/// What was published or is a base, fetched before a task came: pulled, code (its dependencies wait already), here,
+/// or why not.
+pub(crate) fn warmed_up(outcome: &'static str) {
+    counter!("mecapy_warm_ups_total", "outcome" => outcome).increment(1);
+}
+
 /// Containers that a dead worker, or a removal that failed, had left behind.
 pub(crate) fn swept(containers: usize) {
     counter!("mecapy_containers_swept_total").increment(containers as u64);

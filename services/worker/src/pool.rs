@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mecapy_bus::ParkedStatus;
 use mecapy_engine::{Engine, Error as EngineError, ReadOnlyFile, RunRequest};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
@@ -98,6 +99,26 @@ impl Pool {
         self.is_on() && !self.shelves().is_empty()
     }
 
+    /// Whether containers wait, or are about to, for functions with the dependencies of this one.
+    pub(crate) fn parks_for(&self, code: &Code) -> bool {
+        self.is_on() && self.shelves().contains_key(&code.key)
+    }
+
+    /// What waits, by dependencies.
+    pub(crate) fn status(&self) -> Vec<ParkedStatus> {
+        let shelves = self.shelves();
+        let mut status: Vec<ParkedStatus> = shelves
+            .iter()
+            .map(|(key, shelf)| ParkedStatus {
+                dependencies: key.short(),
+                waiting: shelf.waiting(),
+                starting: shelf.starting,
+            })
+            .collect();
+        status.sort_by(|one, two| one.dependencies.cmp(&two.dependencies));
+        status
+    }
+
     /// Whether this slot is known here: it waits, or it has its turn.
     pub(crate) fn knows(&self, slot: &str) -> bool {
         self.0.names.contain(slot)
@@ -112,8 +133,10 @@ impl Pool {
             let mut shelves = self.shelves();
             let shelf = shelves.get_mut(&code.key)?;
             shelf.ask(self.now(), &code.imports);
-            match shelf.take() {
+            match shelf.take(code.early_imports) {
                 Some(slot) => Ok(slot),
+                // What is being started may import.
+                None if !code.early_imports => Err(None),
                 None => Err(shelf.wait_for_a_start()),
             }
         };
@@ -286,7 +309,8 @@ impl Pool {
         if parked.words() != place.expected_words() {
             return Err(NotMade::NotSeen(parked.words().to_owned()));
         }
-        Ok(Slot { parked, place, image: Arc::clone(image), name })
+        let has_imports = !imports.is_empty();
+        Ok(Slot { parked, place, image: Arc::clone(image), name, has_imports })
     }
 
     fn name(&self) -> Name {

@@ -71,6 +71,10 @@ impl Running {
         self.tasks().contains_key(&id)
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.tasks().len()
+    }
+
     pub(crate) fn cancel(&self, id: TaskId) {
         if let Some(cancelled) = self.tasks().get(&id) {
             cancelled.cancel();

@@ -63,10 +63,13 @@ impl Shelf {
         }
     }
 
-    /// The one that waits longest; what has died meanwhile is passed over.
-    pub(crate) fn take(&mut self) -> Option<Slot> {
+    /// The one that waits longest, of those that have imported nothing where early imports are not wanted; what has
+    /// died meanwhile is passed over.
+    pub(crate) fn take(&mut self, early_imports: bool) -> Option<Slot> {
         loop {
-            let mut slot = self.waiting.pop_front()?;
+            let fits = |slot: &Slot| early_imports || !slot.has_imports;
+            let found = self.waiting.iter().position(fits)?;
+            let mut slot = self.waiting.remove(found)?;
             if slot.parked.is_waiting() {
                 return Some(slot);
             }

@@ -21,6 +21,8 @@ pub(crate) struct Slot {
     /// Its image stays as long as it runs.
     pub image: Arc<Held>,
     pub name: Name,
+    /// Whether it has imported modules ahead.
+    pub has_imports: bool,
 }
 
 /// A slot that has had its turn. Dropping it removes the container, and makes room for another.
@@ -80,7 +82,7 @@ impl Slot {
         live: OutputSink,
         cancel: &CancellationToken,
     ) -> Result<(RunOutcome, Used), NotRun> {
-        let Self { parked, place, image, name } = self;
+        let Self { parked, place, image, name, .. } = self;
         let began = Instant::now();
         place.fill(code)?;
         let laid_out = began.elapsed();

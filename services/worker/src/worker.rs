@@ -28,10 +28,10 @@ use crate::images::Images;
 use crate::patience::patiently;
 use crate::pool::Pool;
 use crate::prepare::Prepared;
-use crate::pull::Sources;
 use crate::report::Report;
 use crate::running::{InHand, Running};
 use crate::slot::Used;
+use crate::sources::Sources;
 use crate::{Error, Options, live_log, metric_definitions as metrics, storage};
 
 /// How often a task that somebody else runs is looked at.

@@ -6,7 +6,7 @@ use mecapy_store::{TaskState, inbox};
 use mecapy_testkit::{eventually, unique};
 
 use crate::world::{
-    DOUBLE, LONG, SLEEP, World, code, container_exists, containers_of, docker, row,
+    DOUBLE, LONG, SLEEP, World, code, container_exists, containers_of, docker, may_park, row,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,5 +177,59 @@ async fn a_worker_removes_what_its_dead_predecessor_left_and_nobody_elses() {
         .await;
     assert_ne!(containers_of(&other), "");
     docker(&["rm", "--force", containers_of(&other).trim()]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_in_a_parked_container_is_handed_back_and_runs_on_another_worker() {
+    if !may_park() {
+        return;
+    }
+    let world = World::start().await;
+    let first = world.worker_with_parked(|_| ()).await;
+    let function = world.function(SLEEP).await;
+    let id = world.send(&world.task(function.id, r#"{"s": 4}"#)).await;
+    world.until_it_runs(id).await;
+    first.hand_back.cancel();
+    first.stop().await;
+    assert_eq!(world.look(id).await.unwrap().attempt, 1);
+    let second = world.worker_with_parked(|_| ()).await;
+    let task = world.end(id).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 2));
+    assert_eq!(task.worker.as_deref(), Some(second.name.as_str()));
+    assert_eq!(world.done(id).await.len(), 1);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_workers_container_makes_way_for_a_short_task_in_a_parked_one() {
+    if !may_park() {
+        return;
+    }
+    let world = World::start().await;
+    let function = world.function(DOUBLE).await;
+    let dispatch = world.task(function.id, r#"{"n": 1}"#);
+    let id = dispatch.task_id.parse().unwrap();
+    // As a worker leaves it that dies while a container that had waited runs the task.
+    let name = format!("mecapy-task-{id}");
+    docker(&[
+        "run",
+        "--detach",
+        "--name",
+        &name,
+        "--label",
+        "org.mecapy.parked=of-a-dead-worker",
+        "mecapy/base/python:3.11-slim",
+        "sleep",
+        "600",
+    ]);
+    let mut conn = world.pool.acquire().await.unwrap();
+    tasks::create(&mut conn, &row(id, &function)).await.unwrap();
+    tasks::claim(&world.pool, id, "dead").await.unwrap().unwrap();
+    world.send(&dispatch).await;
+    world.hand_back_once().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let task = world.end(id).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 2));
     worker.stop().await;
 }

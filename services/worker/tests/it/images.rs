@@ -1,8 +1,13 @@
 //! Where images come from, and when they go.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mecapy_bus::Workers;
 use mecapy_registry::Options as RegistryOptions;
-use mecapy_store::TaskState;
+use mecapy_store::{TaskState, tasks::Task};
 use mecapy_testkit::eventually;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{DOUBLE, LONG, World, docker, fallback, primary};
 
@@ -96,5 +101,78 @@ async fn tasks_that_need_one_image_at_once_pull_it_once() {
     for id in ids {
         assert_eq!(world.end(id).await.state, TaskState::Succeeded);
     }
+    worker.stop().await;
+}
+
+/// In front of a registry: takes connections and says nothing, until it is opened.
+struct Front {
+    host: String,
+    is_open: Arc<AtomicBool>,
+}
+
+async fn front(registry: String) -> Front {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let is_open = Arc::new(AtomicBool::new(false));
+    let opened = Arc::clone(&is_open);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            if !opened.load(Ordering::SeqCst) {
+                held.push(client);
+                continue;
+            }
+            let registry = registry.clone();
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(registry).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    Front { host, is_open }
+}
+
+fn fetch_ms(task: &Task) -> u64 {
+    let timings = task.timings.as_ref().unwrap_or_else(|| panic!("{task:?}"));
+    timings["fetchMs"].as_str().map_or(0, |text| text.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_never_answers_costs_one_task_its_limit_and_is_asked_again_when_it_does() {
+    const LIMIT_SECONDS: u64 = 10;
+    let world = World::start().await;
+    let front = front(primary().await.host).await;
+    let silent = RegistryOptions { host: front.host.clone(), ..primary().await };
+    let worker = world
+        .worker_with(|config| {
+            config.registries.primary = silent;
+            config.worker.cache.pull_timeout_seconds = LIMIT_SECONDS;
+            // What waits would spare others the pull.
+            config.worker.pool.enabled = false;
+        })
+        .await;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let function = world.function_at(DOUBLE, &fallback().await, true).await;
+        let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+        assert_eq!(task.cache.as_deref(), Some("FAILOVER"), "{task:?}");
+        times.push(fetch_ms(&task));
+    }
+    let limit = LIMIT_SECONDS * 1000;
+    assert!(times[0] >= limit && times[1..].iter().all(|time| *time < limit), "{times:?}");
+
+    front.is_open.store(true, Ordering::SeqCst);
+    let workers = Workers::new(world.bus.clone());
+    let primary_is = async |state: &str| {
+        let all = workers.list().await.unwrap();
+        let worker = all.into_iter().find(|status| status.name == worker.name)?;
+        worker.registries.iter().any(|r| r.host == front.host && r.breaker == state).then_some(())
+    };
+    eventually("a ping finds it", LONG, async || primary_is("half-open").await).await;
+    let function = world.function(DOUBLE).await;
+    world.forget(format!("{}/{}@{}", front.host, function.repository, function.digest));
+    let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+    assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some("MISS")));
+    eventually("it is asked in its turn", LONG, async || primary_is("closed").await).await;
     worker.stop().await;
 }

@@ -8,8 +8,10 @@
 )]
 
 mod attempts;
+mod hostile;
 mod images;
 mod parked;
 mod refusals;
 mod runs;
+mod told;
 mod world;

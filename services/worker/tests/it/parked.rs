@@ -316,3 +316,35 @@ async fn a_folder_that_cannot_be_used_leaves_the_plain_path() {
     assert_eq!(parked_of(&worker.name), "");
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_asks_for_it_finds_nothing_imported() {
+    const SEES: &str = r#"
+import json
+# mecapy: no-early-imports
+import sys
+json.dump(["decimal" in sys.modules, "/app/user_function.py" in open("/proc/self/mounts").read()], open("/output.json", "w"))
+"#;
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker =
+        world.worker_with_parked(|config| config.worker.pool.max_per_dependencies = 1).await;
+    let early = world.function("import decimal, sys, json\njson.dump('decimal' in sys.modules, open('/output.json', 'w'))\n").await;
+    // Until the imports of those that asked last are these.
+    for _ in 0..9 {
+        run_parked(&world, &worker, &world.task(early.id, "{}")).await;
+    }
+    let late = world.function(SEES).await;
+    let first = run_parked(&world, &worker, &world.task(late.id, "{}")).await;
+    assert_eq!(result(&world, &first).await, "[false, false]", "what waited had imported");
+    // Those that have imported are used up, or go with time; then one waits that has not.
+    eventually("one waits that has imported nothing", LONG, async || {
+        run_parked(&world, &worker, &world.task(early.id, "{}")).await;
+        let task = run_parked(&world, &worker, &world.task(late.id, "{}")).await;
+        (result(&world, &task).await == "[false, true]").then_some(())
+    })
+    .await;
+    worker.stop().await;
+}

@@ -357,6 +357,11 @@ impl World {
         self.objects.get(&mecapy_objects::Key::given(key), 1 << 20).await.unwrap()
     }
 
+    /// Removes this image too, at the end.
+    pub fn forget(&self, image: String) {
+        self.images.lock().unwrap().push(image);
+    }
+
     /// Whether the engine has this image.
     pub fn is_here(&self, image: &str) -> bool {
         Command::new("docker").args(["image", "inspect", image]).output().unwrap().status.success()

@@ -1,0 +1,119 @@
+//! What a worker tells while it works: that it lives, and what functions write; and what it hears of.
+
+use futures::StreamExt as _;
+use mecapy_bus::{Live, Workers};
+use mecapy_proto::v1::{PushDone, TaskCancel};
+use mecapy_store::TaskState;
+use mecapy_testkit::eventually;
+use prost::Message as _;
+
+use crate::world::{DOUBLE, Function, LONG, World, may_park, primary};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_tells_what_it_has_for_as_long_as_it_lives() {
+    let world = World::start().await;
+    let worker = world.worker().await;
+    let workers = Workers::new(world.bus.clone());
+    let status = async || {
+        let all = workers.list().await.unwrap();
+        all.into_iter().find(|status| status.name == worker.name)
+    };
+    let first = eventually("it tells of itself", LONG, status).await;
+    assert_eq!((first.slots, first.is_stopping), (4, false));
+    assert!(first.registries.iter().all(|registry| registry.breaker == "closed"), "{first:?}");
+
+    let function = world.function(DOUBLE).await;
+    world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+    eventually("it tells of its image", LONG, async || {
+        let digest = function.digest.to_string();
+        status().await.filter(|status| status.images.contains(&digest) && status.image_bytes > 0)
+    })
+    .await;
+    let name = worker.name.clone();
+    worker.stop().await;
+    assert!(workers.list().await.unwrap().iter().all(|status| status.name != name));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_function_writes_is_heard_while_it_runs() {
+    let world = World::start().await;
+    let worker =
+        if may_park() { world.worker_with_parked(|_| ()).await } else { world.worker().await };
+    let function = world
+        .function(
+            "import sys, time\nprint('one')\nprint('two', file=sys.stderr)\ntime.sleep(600)\n",
+        )
+        .await;
+    // In the container that waits, and, since it is taken then, in one of its own.
+    let tasks = [world.task(function.id, "{}"), world.task(function.id, "{}")];
+    for task in &tasks {
+        let id = task.task_id.parse().unwrap();
+        let mut words =
+            Box::pin(Live::new(world.bus.clone()).task_log(id).subscribe().await.unwrap());
+        world.bus.flush().await;
+        world.send(task).await;
+        let mut heard = String::new();
+        while !(heard.contains("one\n") && heard.contains("two\n")) {
+            heard += &tokio::time::timeout(LONG, words.next()).await.unwrap().unwrap();
+        }
+        assert_eq!(world.look(id).await.unwrap().state, TaskState::Running);
+    }
+    for task in &tasks {
+        let cancel = TaskCancel { task_id: task.task_id.clone() };
+        world.publish("task.cancel", cancel.encode_to_vec()).await;
+        assert_eq!(world.end(task.task_id.parse().unwrap()).await.state, TaskState::Cancelled);
+    }
+    worker.stop().await;
+}
+
+fn published(function: &Function, host: &str) -> Vec<u8> {
+    PushDone {
+        function_id: function.id.get(),
+        image: format!("{host}/{}:v1@{}", function.repository, function.digest),
+        digest: function.digest.to_string(),
+        size_bytes: 1,
+        ..PushDone::default()
+    }
+    .encode_to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_is_ready_before_its_first_task_if_it_passed_its_scan() {
+    let world = World::start().await;
+    let host = primary().await.host;
+    let unscanned = world.function_at(DOUBLE, &primary().await, false).await;
+    let (one, two) = (world.function(DOUBLE).await, world.function(DOUBLE).await);
+    let worker = world.worker().await;
+    let name = |function: &Function| format!("{host}/{}@{}", function.repository, function.digest);
+    // Until it listens.
+    eventually("what is published is fetched", LONG, async || {
+        world.publish("push.done", published(&unscanned, &host)).await;
+        world.publish("push.done", published(&one, &host)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        world.is_here(&name(&one)).then_some(())
+    })
+    .await;
+    assert!(!world.is_here(&name(&unscanned)), "it has no PASSED scan");
+    if may_park() {
+        world.until_one_waits(&worker).await;
+        world.publish("push.done", published(&two, &host)).await;
+        let task = world.run(&world.task(two.id, r#"{"n": 1}"#)).await;
+        assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some("HIT")));
+        assert!(!world.is_here(&name(&two)), "its code alone was needed");
+    }
+    let task = world.run(&world.task(one.id, r#"{"n": 1}"#)).await;
+    assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some("HIT")));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_ahead_where_that_is_off() {
+    let world = World::start().await;
+    let host = primary().await.host;
+    let function = world.function(DOUBLE).await;
+    let worker = world.worker_with(|config| config.worker.warm_up.enabled = false).await;
+    world.publish("push.done", published(&function, &host)).await;
+    let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+    assert_eq!(task.cache.as_deref(), Some("MISS"));
+    worker.stop().await;
+}
