@@ -297,8 +297,16 @@ async fn wrong_credentials_fail_the_build_and_an_absent_registry_does_not() {
     assert!(matches!(away, Err(HandlerError::Transient(_))), "{away:?}");
     assert_eq!(world.build(&event).await.state, BuildState::Publishing);
 
+    // What the alert goes by.
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let told = recorder.handle();
+    let _ear = metrics::set_default_local_recorder(&recorder);
     world.publish.primary = Copier::new(registry(&world.server, "wrong"));
-    world.handle(&event).await.unwrap();
+    for _ in 0..2 {
+        world.handle(&event).await.unwrap();
+    }
+    let refused = "mecapy_publish_failures_total{code=\"registry-unauthorized\"} 1\n";
+    assert!(told.render().contains(refused), "{}", told.render());
     let build = world.build(&event).await;
     assert_eq!(
         (build.state, build.failure().unwrap().code.as_str()),

@@ -91,6 +91,9 @@ async fn an_image_that_is_gone_from_staging_because_it_is_published_fails_nothin
     let event = world.scanned(1).await;
     world.record(&event, true).await;
     // Elsewhere, the same event came to its end between the look at the record and the copy.
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let told = recorder.handle();
+    let _ear = metrics::set_default_local_recorder(&recorder);
     let gate = Gate::start(&world.server).await;
     let mut late = world;
     late.publish.staging.staging = gate.registry();
@@ -107,6 +110,8 @@ async fn an_image_that_is_gone_from_staging_because_it_is_published_fails_nothin
     let (handled, ()) = tokio::join!(handled, first);
     handled.unwrap();
     assert_eq!(late.build(&event).await.state, BuildState::Ready);
+    let told = told.render();
+    assert!(!told.contains("mecapy_publish_failures_total"), "nobody is alerted: {told}");
 }
 
 #[tokio::test]
