@@ -6,6 +6,8 @@ use std::str::FromStr;
 use cvss::Cvss;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::{Damaged, Reader, Writer};
+
 /// From the least to the worst; what nobody rated comes first, so that `max` takes what is known.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -45,7 +47,7 @@ impl Severity {
     }
 
     /// The words that databases use, in any case; `None` for a word that says nothing.
-    fn of_word(word: &str) -> Option<Self> {
+    pub fn of_word(word: &str) -> Option<Self> {
         Some(match word.to_ascii_uppercase().as_str() {
             "CRITICAL" => Self::Critical,
             "HIGH" | "IMPORTANT" => Self::High,
@@ -90,6 +92,25 @@ impl Rating {
             }
             (None, None) => Self::default(),
         }
+    }
+
+    pub(crate) fn write(self, to: &mut Writer) {
+        let at = Severity::ALL.iter().position(|severity| *severity == self.severity);
+        to.number(at.unwrap_or_default() as u64);
+        to.byte(self.score.is_some().into());
+        if let Some(score) = self.score {
+            to.fixed(score.to_bits());
+        }
+    }
+
+    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let at = usize::try_from(from.number()?).map_err(|_| Damaged)?;
+        let severity = *Severity::ALL.get(at).ok_or(Damaged)?;
+        let score = match from.byte()? {
+            0 => None,
+            _ => Some(f64::from_bits(from.fixed()?)),
+        };
+        Ok(Self { severity, score })
     }
 
     /// The worse of the two.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
 
-use super::record::Record;
 use crate::Error;
+use crate::record::Record;
 
 /// Longer than any real record by a hundred times.
 const RECORD_LIMIT_BYTES: u64 = 8 << 20;
@@ -45,7 +45,7 @@ fn read_path(path: &Path, depth: usize, each: &mut dyn FnMut(Record)) -> Result<
         each(record);
         return Ok(());
     }
-    let broken = |source| Error::DatabaseArchive { path: path.to_owned(), source };
+    let broken = |source| Error::Archive { path: path.to_owned(), source };
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(broken)?;
     let mut buffer = Vec::new();
     for at in 0..archive.len() {
@@ -67,13 +67,12 @@ fn parse(
     buffer.clear();
     reader.take(RECORD_LIMIT_BYTES + 1).read_to_end(buffer).map_err(file_error(path))?;
     if buffer.len() as u64 > RECORD_LIMIT_BYTES {
-        return Err(Error::DatabaseRecordTooLarge {
+        return Err(Error::RecordTooLarge {
             name: name.to_owned(),
             limit_bytes: RECORD_LIMIT_BYTES,
         });
     }
-    serde_json::from_slice(buffer)
-        .map_err(|source| Error::DatabaseRecord { name: name.to_owned(), source })
+    serde_json::from_slice(buffer).map_err(|source| Error::Record { name: name.to_owned(), source })
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> Error {

@@ -1,3 +1,6 @@
+use std::str::FromStr;
+
+use pep440_rs::Version;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,15 +18,15 @@ fn last_affected(text: &str) -> Event {
 }
 
 fn affected(events: &[Event]) -> Affected {
-    Affected::new(&[events.to_vec()], &[] as &[&str])
+    Affected::new(Scheme::Pep440, &[events.to_vec()], &[] as &[&str])
 }
 
 fn listed(versions: &[&str]) -> Affected {
-    Affected::new(&[], versions)
+    Affected::new(Scheme::Pep440, &[], versions)
 }
 
 fn holds(affected: &Affected, version: &str) -> bool {
-    affected.contains(&Installed::new(version))
+    affected.contains(&Installed::new(Scheme::Pep440, version))
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn last_affected_holds_itself_and_nothing_above() {
     assert!(holds(&range, "3.1"));
     assert!(holds(&range, "3.1.0"));
     assert!(!holds(&range, "3.1.0.1"));
-    assert_eq!(range.fixed_after(&Installed::new("3.1")), None);
+    assert_eq!(range.fixed_after(&Installed::new(Scheme::Pep440, "3.1")), None);
 }
 
 #[test]
@@ -109,8 +112,11 @@ fn a_second_fix_without_a_new_introduction_changes_nothing() {
 
 #[test]
 fn listed_versions_are_affected_whatever_the_ranges_say() {
-    let both =
-        Affected::new(&[vec![introduced("0"), fixed("2.1.1")]], &["2.0", "3.0.0b3-", "2.11.6"]);
+    let both = Affected::new(
+        Scheme::Pep440,
+        &[vec![introduced("0"), fixed("2.1.1")]],
+        &["2.0", "3.0.0b3-", "2.11.6"],
+    );
     assert!(holds(&both, "2.11.6"));
     assert!(holds(&both, "3.0.0b3-"));
     assert!(!holds(&both, "2.11.7"));
@@ -132,7 +138,10 @@ fn bounds_that_are_no_versions_are_read_as_the_numbers_in_them() {
     let range = affected(&[introduced("0"), fixed("7.2.0-12.1")]);
     assert!(holds(&range, "7.2.0"));
     assert!(!holds(&range, "7.2.1"));
-    assert_eq!(range.fixed_after(&Installed::new("7.1")).as_deref(), Some("7.2.0-12.1"));
+    assert_eq!(
+        range.fixed_after(&Installed::new(Scheme::Pep440, "7.1")).as_deref(),
+        Some("7.2.0-12.1")
+    );
 
     let range = affected(&[introduced("0"), last_affected(r"0.2.0-alpha\.33")]);
     assert!(holds(&range, "0.2.0a33"));
@@ -164,14 +173,21 @@ fn a_local_build_is_as_affected_as_the_release_it_builds() {
 #[test]
 fn the_fix_is_the_next_one_up_that_is_itself_not_affected() {
     let django = affected(&[introduced("3.2"), fixed("3.2.19"), introduced("4.0"), fixed("4.1.9")]);
-    assert_eq!(django.fixed_after(&Installed::new("3.2.5")).as_deref(), Some("3.2.19"));
-    assert_eq!(django.fixed_after(&Installed::new("4.0")).as_deref(), Some("4.1.9"));
+    assert_eq!(
+        django.fixed_after(&Installed::new(Scheme::Pep440, "3.2.5")).as_deref(),
+        Some("3.2.19")
+    );
+    assert_eq!(
+        django.fixed_after(&Installed::new(Scheme::Pep440, "4.0")).as_deref(),
+        Some("4.1.9")
+    );
 
     let again = Affected::new(
+        Scheme::Pep440,
         &[vec![introduced("0"), fixed("1.5")], vec![introduced("1.4"), fixed("1.6")]],
         &[] as &[&str],
     );
-    assert_eq!(again.fixed_after(&Installed::new("1.0")).as_deref(), Some("1.6"));
+    assert_eq!(again.fixed_after(&Installed::new(Scheme::Pep440, "1.0")).as_deref(), Some("1.6"));
 }
 
 /// Versions in every form that PEP 440 knows.
@@ -263,7 +279,7 @@ proptest! {
     #[test]
     fn a_fix_is_above_what_is_installed_and_not_affected(events in events(), version in version()) {
         let affected = affected(&events);
-        let installed = Installed::new(&version);
+        let installed = Installed::new(Scheme::Pep440, &version);
         if affected.contains(&installed) && let Some(fix) = affected.fixed_after(&installed) {
             prop_assert!(!holds(&affected, &fix));
             prop_assert!(Version::from_str(&fix).unwrap() > Version::from_str(&version).unwrap());
@@ -273,15 +289,68 @@ proptest! {
     #[test]
     fn any_text_is_read_without_a_panic(text in ".{0,40}", bound in ".{0,40}") {
         let affected = affected(&[introduced(&bound), fixed(&text), last_affected(&bound)]);
-        let _ = affected.contains(&Installed::new(&text));
-        let _ = affected.fixed_after(&Installed::new(&bound));
+        let _ = affected.contains(&Installed::new(Scheme::Pep440, &text));
+        let _ = affected.fixed_after(&Installed::new(Scheme::Pep440, &bound));
     }
 
     #[test]
     fn listing_what_the_ranges_hold_changes_nothing(events in events(), versions in prop::collection::vec(version(), 0..10), probe in version()) {
         let ranges = affected(&events);
         let inside: Vec<&String> = versions.iter().filter(|version| holds(&ranges, version)).collect();
-        let both = Affected::new(&[events], &inside);
+        let both = Affected::new(Scheme::Pep440, &[events], &inside);
         prop_assert_eq!(holds(&both, &probe), holds(&ranges, &probe));
+    }
+}
+
+fn of(scheme: Scheme, events: &[Event]) -> Affected {
+    Affected::new(scheme, &[events.to_vec()], &[] as &[&str])
+}
+
+#[test]
+fn a_debian_range_holds_by_dpkgs_order() {
+    let range = of(Scheme::Dpkg, &[introduced("0"), fixed("2.36-9+deb12u10")]);
+    let holds = |version| range.contains(&Installed::new(Scheme::Dpkg, version));
+    assert!(holds("2.36-9+deb12u9") && holds("2.36-9") && holds("2.36-9+deb12u10~bpo1"));
+    assert!(!holds("2.36-9+deb12u10") && !holds("2.36-9+deb12u11") && !holds("1:0.1"));
+    let installed = Installed::new(Scheme::Dpkg, "2.36-9+deb12u4");
+    assert_eq!(range.fixed_after(&installed).as_deref(), Some("2.36-9+deb12u10"));
+}
+
+#[test]
+fn an_alpine_range_holds_by_apks_order() {
+    let range = of(Scheme::Apk, &[introduced("3.0.0-r0"), fixed("3.1.4-r5")]);
+    let holds = |version| range.contains(&Installed::new(Scheme::Apk, version));
+    assert!(holds("3.1.4-r4") && holds("3.1.4_rc1-r9") && holds("3.0.0-r0"));
+    assert!(!holds("3.1.4-r5") && !holds("3.1.10-r0") && !holds("1.1.1w-r1"));
+    assert!(holds("no version"), "what can't be compared is affected");
+}
+
+fn any_scheme() -> impl Strategy<Value = Scheme> {
+    prop::sample::select(&[Scheme::Pep440, Scheme::Dpkg, Scheme::Apk][..])
+}
+
+proptest! {
+    #[test]
+    fn what_is_kept_of_a_range_is_the_range(scheme in any_scheme(), events in events(), more in prop::collection::vec(version(), 0..4), odd in "[a-z]{0,5}") {
+        let mut listed = more;
+        listed.push(odd);
+        let affected = Affected::new(scheme, &[events], &listed);
+        let mut writer = Writer::default();
+        affected.write(&mut writer);
+        let mut reader = Reader(&writer.0);
+        prop_assert_eq!(Affected::read(scheme, &mut reader), Ok(affected));
+        prop_assert!(reader.is_empty());
+    }
+
+    #[test]
+    fn damaged_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), scheme in any_scheme()) {
+        let _ = Affected::read(scheme, &mut Reader(&bytes));
+    }
+
+    #[test]
+    fn a_fix_of_debian_is_above_what_is_installed(installed in "[0-9]\\.[0-9](-[0-9])?(\\+deb12u[0-9])?", fix in "[0-9]\\.[0-9](-[0-9])?(\\+deb12u[0-9])?") {
+        let range = of(Scheme::Dpkg, &[introduced("0"), fixed(&fix)]);
+        let installed = Installed::new(Scheme::Dpkg, &installed);
+        prop_assert_eq!(range.contains(&installed), range.fixed_after(&installed).is_some());
     }
 }

@@ -1,44 +1,18 @@
-//! Which versions an advisory is about, by PEP 440.
+//! Which versions an advisory is about.
 //!
 //! The rules of the OSV schema, and where real records leave them, the reading that flags rather than passes:
 //! - A version is affected if a range holds it **or** it is listed.
 //! - Events count in the order of their versions, not in that of the file.
 //! - `last_affected` given again without a new `introduced`: everything up to the highest of them.
 //! - A bound that isn't PEP 440 (`2.9.0-NA`, `7.2.0-12.1`) is read as the numbers in it.
-//! - An installed version without a number in it can't be compared, and is affected.
+//! - An installed version that is none by its rules can't be compared, and is affected.
 //! - `2.6.0+cu124` is 2.6.0 built by someone else: a local label counts only where the bound has one.
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::str::FromStr;
 
-use pep440_rs::Version;
-
-/// The version that an image has of a package.
-#[derive(Debug, Clone)]
-pub struct Installed {
-    text: String,
-    /// `None`: there is no number in the text.
-    version: Option<Version>,
-    public: Option<Version>,
-}
-
-impl Installed {
-    pub fn new(text: &str) -> Self {
-        let version = parse(text).map(|(version, _)| version);
-        Self { text: text.to_owned(), public: version.clone().map(Version::without_local), version }
-    }
-
-    pub fn version(&self) -> Option<&Version> {
-        self.version.as_ref()
-    }
-
-    /// Whether its order to the bound is as asked. One that can't be compared is on every side of every bound.
-    fn is(&self, order: fn(Ordering) -> bool, bound: &Version) -> bool {
-        let own = if bound.is_local() { &self.version } else { &self.public };
-        own.as_ref().is_none_or(|own| order(own.cmp(bound)))
-    }
-}
+use crate::codec::{Damaged, Reader, Writer};
+use crate::version::{Installed, Scheme, Version};
 
 /// What happens at a version, as a record says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +30,9 @@ struct Bound {
 }
 
 impl Bound {
-    fn parse(text: &str) -> Option<Self> {
-        parse(text).map(|(version, exact)| Self { version, text: (!exact).then(|| text.into()) })
+    fn parse(scheme: Scheme, text: &str) -> Option<Self> {
+        Version::parse(scheme, text)
+            .map(|(version, exact)| Self { version, text: (!exact).then(|| text.into()) })
     }
 }
 
@@ -85,6 +60,10 @@ struct Interval {
 }
 
 impl Interval {
+    fn holds_all(&self) -> bool {
+        self.from.is_none() && self.until == Until::Forever
+    }
+
     fn holds(&self, installed: &Installed) -> bool {
         self.from.as_ref().is_none_or(|from| installed.is(Ordering::is_ge, from))
             && match &self.until {
@@ -96,37 +75,40 @@ impl Interval {
 }
 
 /// The versions of one package that an advisory is about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Affected {
+    scheme: Scheme,
     intervals: Box<[Interval]>,
     /// Listed versions that no interval holds.
     listed: Box<[Version]>,
-    /// Listed versions that are no PEP 440 versions: compared as text.
+    /// Listed versions that are none by the scheme's rules: compared as text.
     listed_text: Box<[Box<str>]>,
 }
 
 impl Affected {
     /// `ranges` are the ECOSYSTEM ranges of the record, `listed` its explicit versions.
-    pub fn new(ranges: &[Vec<Event>], listed: &[impl AsRef<str>]) -> Self {
+    pub fn new(scheme: Scheme, ranges: &[Vec<Event>], listed: &[impl AsRef<str>]) -> Self {
         let mut affected = Self {
-            intervals: ranges.iter().flat_map(|events| intervals(events)).collect(),
-            ..Self::default()
+            scheme,
+            intervals: ranges.iter().flat_map(|events| intervals(scheme, events)).collect(),
+            listed: Box::default(),
+            listed_text: Box::default(),
         };
+        // From the first version to the end of time: nothing is outside.
+        if affected.intervals.iter().any(Interval::holds_all) {
+            return affected;
+        }
         // Most records list every version that their ranges hold: only the others are worth keeping.
         let (mut versions, mut texts) = (Vec::new(), Vec::new());
         for text in listed.iter().map(AsRef::as_ref) {
-            match Version::from_str(text) {
-                Ok(version) => {
-                    let installed = Installed {
-                        text: String::new(),
-                        public: Some(version.clone().without_local()),
-                        version: Some(version.clone()),
-                    };
+            match Version::parse_exact(scheme, text) {
+                Some(version) => {
+                    let installed = Installed::of(scheme, version);
                     if !affected.in_ranges(&installed) {
-                        versions.push(version);
+                        versions.extend(installed.version().cloned());
                     }
                 }
-                Err(_) => texts.push(text.into()),
+                None => texts.push(text.into()),
             }
         }
         affected.listed = versions.into();
@@ -140,8 +122,8 @@ impl Affected {
 
     pub fn contains(&self, installed: &Installed) -> bool {
         self.in_ranges(installed)
-            || installed.version.as_ref().is_some_and(|version| self.listed.contains(version))
-            || self.listed_text.iter().any(|text| **text == *installed.text)
+            || installed.version().is_some_and(|version| self.listed.contains(version))
+            || self.listed_text.iter().any(|text| **text == *installed.text())
     }
 
     fn in_ranges(&self, installed: &Installed) -> bool {
@@ -158,13 +140,62 @@ impl Affected {
                 }
                 _ => None,
             })
-            .filter(|bound| !self.contains(&Installed::new(&bound.version.to_string())))
+            .filter(|bound| !self.contains(&Installed::of(self.scheme, bound.version.clone())))
             .min_by(|a, b| a.version.cmp(&b.version))
             .map(ToString::to_string)
     }
+
+    pub(crate) fn write(&self, to: &mut Writer) {
+        to.number(self.intervals.len() as u64);
+        for interval in &self.intervals {
+            to.optional(interval.from.as_ref().map(ToString::to_string).as_deref());
+            match &interval.until {
+                Until::Forever => to.byte(FOREVER),
+                Until::Before(bound) => {
+                    to.byte(BEFORE);
+                    to.text(&bound.to_string());
+                }
+                Until::Through(bound) => {
+                    to.byte(THROUGH);
+                    to.text(&bound.to_string());
+                }
+            }
+        }
+        to.number(self.listed.len() as u64);
+        self.listed.iter().for_each(|version| to.text(&version.to_string()));
+        to.number(self.listed_text.len() as u64);
+        self.listed_text.iter().for_each(|text| to.text(text));
+    }
+
+    pub(crate) fn read(scheme: Scheme, from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let version =
+            |text: &str| Version::parse(scheme, text).map(|(version, _)| version).ok_or(Damaged);
+        let bound = |text: &str| Bound::parse(scheme, text).ok_or(Damaged);
+        let intervals = (0..from.number()?)
+            .map(|_| {
+                let start = from.optional()?.map(version).transpose()?;
+                let until = match from.byte()? {
+                    FOREVER => Until::Forever,
+                    BEFORE => Until::Before(bound(from.text()?)?),
+                    THROUGH => Until::Through(bound(from.text()?)?),
+                    _ => return Err(Damaged),
+                };
+                Ok(Interval { from: start, until })
+            })
+            .collect::<Result<_, _>>()?;
+        let listed =
+            (0..from.number()?).map(|_| version(from.text()?)).collect::<Result<_, _>>()?;
+        let listed_text =
+            (0..from.number()?).map(|_| Ok(from.text()?.into())).collect::<Result<_, _>>()?;
+        Ok(Self { scheme, intervals, listed, listed_text })
+    }
 }
 
-fn intervals(events: &[Event]) -> Vec<Interval> {
+const FOREVER: u8 = 0;
+const BEFORE: u8 = 1;
+const THROUGH: u8 = 2;
+
+fn intervals(scheme: Scheme, events: &[Event]) -> Vec<Interval> {
     enum Kind {
         Introduced,
         Fixed,
@@ -176,15 +207,15 @@ fn intervals(events: &[Event]) -> Vec<Interval> {
         match event {
             // An introduction that can't be read is one at the start.
             Event::Introduced(text) if text == "0" => sorted.push((None, Kind::Introduced)),
-            Event::Introduced(text) => sorted.push((Bound::parse(text), Kind::Introduced)),
+            Event::Introduced(text) => sorted.push((Bound::parse(scheme, text), Kind::Introduced)),
             // An end that can't be read is no end.
             Event::Fixed(text) => {
-                if let Some(bound) = Bound::parse(text) {
+                if let Some(bound) = Bound::parse(scheme, text) {
                     sorted.push((Some(bound), Kind::Fixed));
                 }
             }
             Event::LastAffected(text) => {
-                if let Some(bound) = Bound::parse(text) {
+                if let Some(bound) = Bound::parse(scheme, text) {
                     sorted.push((Some(bound), Kind::LastAffected));
                 }
             }
@@ -223,25 +254,6 @@ fn intervals(events: &[Event]) -> Vec<Interval> {
         intervals.push(Interval { from, until: Until::Forever });
     }
     intervals
-}
-
-/// The version, and whether the text is one as it stands. Else the numbers in the text are taken as a release:
-/// for an upper bound that is the same version or a later one, never an earlier.
-fn parse(text: &str) -> Option<(Version, bool)> {
-    let text = text.trim();
-    if let Ok(version) = Version::from_str(text) {
-        return Some((version, true));
-    }
-    // Some exports escape the dot.
-    if let Ok(version) = Version::from_str(&text.replace('\\', "")) {
-        return Some((version, false));
-    }
-    let numbers: Vec<u64> = text
-        .split(|c: char| !c.is_ascii_digit())
-        .filter(|digits| !digits.is_empty())
-        .map(|digits| digits.parse().unwrap_or(u64::MAX))
-        .collect();
-    (!numbers.is_empty()).then(|| (Version::new(numbers), false))
 }
 
 #[cfg(test)]
