@@ -8,6 +8,8 @@ use mecapy_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::layer::Limits;
+use crate::rematch::OnRevoked;
+use crate::{code_scanning, policy, trivy};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,11 +26,20 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// OSV exports, read at start: a zip, a record, or a folder of them. None: the starter set, and every result
-    /// says that it is partial.
+    /// What finds.
+    pub engine: EngineName,
+    pub trivy: trivy::Options,
+    /// The file that `mecapy advisories` makes. It may come and be replaced while the scanner runs; until it is
+    /// there, nothing is scanned. None: the starter set, and every result says that it is partial.
     pub database: Option<PathBuf>,
     /// Nothing is scanned with an imported database whose newest advisory is older.
     pub database_max_age_days: u32,
+    /// What follows from findings.
+    pub policy: policy::Options,
+    /// What becomes of an image that had passed, and that a newer database rejects: refuse, or flag alone.
+    pub revoked: OnRevoked,
+    /// Where findings of base images are shown.
+    pub code_scanning: code_scanning::Options,
     /// Images that are scanned at once.
     pub concurrency: usize,
     /// For one image.
@@ -37,11 +48,25 @@ pub struct Options {
     pub limits: Limits,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// Embedded: it needs no service and no network.
+    Osv,
+    /// The real program.
+    Trivy,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
+            engine: EngineName::Osv,
+            trivy: trivy::Options::default(),
             database: None,
             database_max_age_days: 7,
+            policy: policy::Options::default(),
+            revoked: OnRevoked::Refuse,
+            code_scanning: code_scanning::Options::default(),
             concurrency: 8,
             limit_seconds: 120,
             limits: Limits::default(),
@@ -74,12 +99,9 @@ impl Options {
                 return refuse(key, "must be at least 1".to_owned());
             }
         }
-        match &self.database {
-            Some(path) if !path.exists() => {
-                refuse("database", format!("there is nothing at {}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        self.policy.validate().or_else(|problem| refuse("policy", problem))?;
+        self.trivy.validate().or_else(|problem| refuse("trivy", problem))?;
+        self.code_scanning.validate().or_else(|problem| refuse("code_scanning", problem))
     }
 }
 
@@ -107,10 +129,7 @@ mod tests {
             options.validate().unwrap_err().to_string()
         };
         assert!(problem(|o| o.concurrency = 0).starts_with("scanner.concurrency: "));
+        assert!(problem(|o| o.policy.reject.clear()).starts_with("scanner.policy: "));
         assert!(problem(|o| o.limits.layer_bytes = 0).starts_with("scanner.limits.layer_bytes: "));
-        assert!(
-            problem(|o| o.database = Some("/does/not/exist".into()))
-                .starts_with("scanner.database: ")
-        );
     }
 }

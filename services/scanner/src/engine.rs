@@ -1,5 +1,7 @@
 //! What finds: a program or a library that reads an image and knows advisories.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use mecapy_registry::{Digest, Registry};
@@ -29,6 +31,9 @@ pub struct Scan {
     pub contents: Contents,
     /// The worst first.
     pub findings: Vec<Finding>,
+    /// The image's layers, the base first, where the engine keeps their indexes.
+    #[serde(skip)]
+    pub layers: Vec<Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,10 +46,19 @@ pub struct EngineInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseInfo {
     pub version: String,
-    /// It knows few advisories: nothing found means little.
+    /// It knows few advisories, or nothing of some of the image's packages: nothing found means little.
     pub partial: bool,
     pub newest: Option<DateTime<Utc>>,
+    /// How old the oldest part of it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_hours: Option<i64>,
     pub advisories: usize,
+    /// What it knows: advisories by ecosystem.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ecosystems: BTreeMap<String, usize>,
+    /// Ecosystems of packages in the image that it knows nothing of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_ecosystems: Vec<String>,
 }
 
 #[async_trait]

@@ -4,8 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use mecapy_registry::Digest;
+
+use crate::trivy;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,24 +45,19 @@ pub enum Error {
     Unreadable { path: String, kind: &'static str },
 
     // The advisories.
-    #[error("the advisory database {} can't be opened", path.display())]
-    DatabaseFile { path: PathBuf, source: io::Error },
-    #[error("the advisory database {} is no zip archive", path.display())]
-    DatabaseArchive { path: PathBuf, source: zip::result::ZipError },
-    #[error("the advisory {name} can't be read")]
-    DatabaseRecord { name: String, source: serde_json::Error },
-    #[error("the advisory {name} has more than {limit_bytes} bytes")]
-    DatabaseRecordTooLarge { name: String, limit_bytes: u64 },
-    #[error("the advisory database {path} has no advisory about a PyPI package")]
-    DatabaseEmpty { path: String },
-    #[error(
-        "the newest advisory is of {newest}: more than {limit_days} days old; import a newer database"
-    )]
-    DatabaseTooOld { newest: DateTime<Utc>, limit_days: i64 },
+    #[error("the advisories could not be asked")]
+    Advisories(#[from] mecapy_advisories::Error),
+
+    #[error("trivy gave no answer")]
+    Trivy(#[from] trivy::Failure),
+    #[error("{} is no part of a policy: {problem}", path.display())]
+    PolicyFile { path: PathBuf, problem: String },
 
     // What is kept.
     #[error("what is known of the image's layers could not be read")]
     Store(#[from] mecapy_store::Error),
+    #[error("what changed could not be told")]
+    Bus(#[from] mecapy_bus::Error),
     #[error("a report could not be written as JSON")]
     Report(#[from] serde_json::Error),
 }
@@ -75,12 +71,10 @@ impl Error {
             Self::Layer { source, .. } => source.is_transient(),
             Self::TimedOut { .. }
             | Self::Store(_)
-            | Self::DatabaseFile { .. }
-            | Self::DatabaseArchive { .. }
-            | Self::DatabaseRecord { .. }
-            | Self::DatabaseRecordTooLarge { .. }
-            | Self::DatabaseEmpty { .. }
-            | Self::DatabaseTooOld { .. } => true,
+            | Self::Bus(_)
+            | Self::Advisories(_)
+            | Self::PolicyFile { .. }
+            | Self::Trivy(_) => true,
             Self::NotAnImage { .. }
             | Self::TooManyLayers { .. }
             | Self::NotRead { .. }

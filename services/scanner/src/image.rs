@@ -6,8 +6,8 @@ use std::sync::Arc;
 use mecapy_registry::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::layer::{DpkgPackage, Facts, LayerIndex, remove_below, remove_tree};
-use crate::package::{Ecosystem, OsRelease, Package};
+use crate::layer::{Facts, LayerIndex, remove_below, remove_tree};
+use crate::package::{Ecosystem, OsRelease, Package, Source};
 
 /// A layer of an image.
 #[derive(Debug, Clone)]
@@ -28,14 +28,24 @@ pub struct Contents {
 struct Shown<'a> {
     layer: Digest,
     facts: &'a Facts,
-    /// Of dpkg's packages: the layer that brought each, where it isn't this one.
-    since: BTreeMap<DpkgKey<'a>, Digest>,
+    /// Of a package manager's packages: the layer that brought each, where it isn't this one.
+    since: BTreeMap<ManagedKey<'a>, Digest>,
 }
 
-type DpkgKey<'a> = (&'a str, &'a str, &'a str);
+/// Name, version, architecture.
+type ManagedKey<'a> = (&'a str, &'a str, &'a str);
 
-fn dpkg_key(package: &DpkgPackage) -> DpkgKey<'_> {
-    (&package.name, &package.version, &package.architecture)
+/// The packages of a package manager's database.
+fn managed(facts: &Facts) -> Option<Vec<ManagedKey<'_>>> {
+    match facts {
+        Facts::Dpkg(packages) => {
+            Some(packages.iter().map(|p| (&*p.name, &*p.version, &*p.architecture)).collect())
+        }
+        Facts::Apk(packages) => {
+            Some(packages.iter().map(|p| (&*p.name, &*p.version, &*p.architecture)).collect())
+        }
+        _ => None,
+    }
 }
 
 /// Puts layers on one another, the base first.
@@ -44,7 +54,7 @@ pub fn merge(layers: &[Layer]) -> Contents {
     for layer in layers {
         let index = layer.index.as_ref();
         // All that a layer hides is in the layers below it, wherever in the layer it says so.
-        let replaced = previous_dpkg(&files, index);
+        let replaced = previous(&files, index);
         for path in &index.opaque {
             remove_below(&mut files, path);
         }
@@ -64,19 +74,20 @@ pub fn merge(layers: &[Layer]) -> Contents {
     contents(&files)
 }
 
-/// For each of dpkg's files that the layer writes anew: which layer brought what was in it before.
-fn previous_dpkg<'a>(
+/// For each database of a package manager that the layer writes anew: which layer brought what was in it before.
+fn previous<'a>(
     files: &BTreeMap<String, Shown<'a>>,
     index: &'a LayerIndex,
-) -> BTreeMap<&'a str, BTreeMap<DpkgKey<'a>, Digest>> {
+) -> BTreeMap<&'a str, BTreeMap<ManagedKey<'a>, Digest>> {
     let mut previous = BTreeMap::new();
-    for (path, facts) in &index.files {
-        let (Facts::Dpkg(_), Some(shown)) = (facts, files.get(path)) else { continue };
-        let Facts::Dpkg(packages) = shown.facts else { continue };
-        let since = packages.iter().map(|package| {
-            let key = dpkg_key(package);
-            (key, shown.since.get(&key).copied().unwrap_or(shown.layer))
-        });
+    for path in
+        index.files.iter().filter(|(_, facts)| managed(facts).is_some()).map(|(path, _)| path)
+    {
+        let Some(shown) = files.get(path) else { continue };
+        let Some(packages) = managed(shown.facts) else { continue };
+        let since = packages
+            .into_iter()
+            .map(|key| (key, shown.since.get(&key).copied().unwrap_or(shown.layer)));
         previous.insert(path.as_str(), since.collect());
     }
     previous
@@ -85,24 +96,37 @@ fn previous_dpkg<'a>(
 fn contents(files: &BTreeMap<String, Shown<'_>>) -> Contents {
     let mut packages = Vec::new();
     let mut installed: BTreeSet<&str> = BTreeSet::new();
+    let mut owned: BTreeSet<&str> = BTreeSet::new();
     for (path, shown) in files {
-        let Facts::Dpkg(found) = shown.facts else { continue };
-        for package in found {
-            installed.insert(&package.name);
-            packages.push(Package {
-                ecosystem: Ecosystem::Deb,
-                name: package.name.clone(),
-                version: package.version.clone(),
-                source: Some(package.source.clone()),
-                architecture: Some(package.architecture.clone())
-                    .filter(|architecture| !architecture.is_empty()),
-                path: path.clone(),
-                layer: shown.since.get(&dpkg_key(package)).copied().unwrap_or(shown.layer),
-            });
+        let package = |ecosystem, key: ManagedKey<'_>, source| Package {
+            ecosystem,
+            name: key.0.to_owned(),
+            version: key.1.to_owned(),
+            source: Some(source),
+            architecture: Some(key.2.to_owned()).filter(|architecture| !architecture.is_empty()),
+            path: path.clone(),
+            layer: shown.since.get(&key).copied().unwrap_or(shown.layer),
+        };
+        match shown.facts {
+            Facts::Dpkg(found) => {
+                for p in found {
+                    installed.insert(&p.name);
+                    let key = (&*p.name, &*p.version, &*p.architecture);
+                    packages.push(package(Ecosystem::Deb, key, p.source.clone()));
+                }
+            }
+            Facts::Apk(found) => {
+                for p in found {
+                    owned.extend(p.python.iter().map(String::as_str));
+                    let source = Source { name: p.origin.clone(), version: p.version.clone() };
+                    let key = (&*p.name, &*p.version, &*p.architecture);
+                    packages.push(package(Ecosystem::Apk, key, source));
+                }
+            }
+            _ => {}
         }
     }
     // A file list alone says nothing: it counts when dpkg has its package installed.
-    let mut owned: BTreeSet<&str> = BTreeSet::new();
     for shown in files.values() {
         if let Facts::DpkgFiles { package, paths } = shown.facts
             && installed.contains(package.as_str())

@@ -10,19 +10,21 @@
 //! 4. Reading and matching are apart. An index says what a layer contains, never what is wrong with it: another
 //!    image on the same layer, and a new database, need no second reading.
 //! 5. Where records are unclear, the reading that flags wins over the one that passes.
-//! 6. The verdict is a pure function of the findings, and reports are a pure function of the scan.
+//! 6. A new database is matched with every live image. What it revokes is recorded and told in one transaction, once.
+//! 7. The verdict is a pure function of the findings, the policy and the time, and reports are a pure function of the scan.
 //!
 //! The way of the data, from `build.done` to `scan.done` ([`Scanner`]):
 //!
 //! ```text
 //! digest ─▶ manifest ─▶ layers ─▶ cache ─┬─ known ────────────────▶ LayerIndex ─┐
 //!                                        └─ blob ▶ decompress ▶ tar ▶ LayerIndex ─┴▶ image::merge ─▶ packages
-//! OSV export ─▶ Database ──────────────────────────────────────────────────────▶ finding::find ─▶ findings
+//! mecapy_advisories::Database ─────────────────────────────────────────────────▶ finding::find ─▶ findings
 //!                                                                     findings ─▶ verdict::decide ─▶ Report
 //! ```
 
-pub mod advisory;
+mod advisories;
 mod cache;
+pub mod code_scanning;
 mod config;
 pub mod engine;
 mod error;
@@ -32,16 +34,20 @@ pub mod layer;
 mod metric_definitions;
 pub mod osv;
 pub mod package;
+pub mod policy;
+pub mod rematch;
 pub mod report;
 mod run;
 mod scanner;
-pub mod severity;
+pub mod trivy;
 pub mod verdict;
 
+pub use advisories::Advisories;
 pub use cache::LayerCache;
 pub use config::{Config, Options};
 pub use engine::{Engine, Scan, Target};
 pub use error::Error;
+pub use mecapy_advisories::severity;
 pub use osv::Osv;
 pub use report::Report;
 pub use run::run;

@@ -33,3 +33,23 @@ pub(crate) fn database_age_seconds() -> Gauge {
 pub(crate) fn database_advisories() -> Gauge {
     gauge!("mecapy_advisory_database_advisories")
 }
+
+/// How long it took to match all live images with a new database.
+pub(crate) fn rematched(took: Duration) {
+    histogram!("mecapy_rematch_duration_seconds").record(took.as_secs_f64());
+}
+
+/// Live images whose layers are not known, so that a new database can't be matched with them.
+pub(crate) fn unindexed_images() -> Gauge {
+    gauge!("mecapy_rematch_unindexed_images")
+}
+
+/// Images by what a new database changed: revoked, restored.
+pub(crate) fn revoked(outcome: &'static str) -> Counter {
+    counter!("mecapy_scans_revoked_total", "outcome" => outcome)
+}
+
+/// Findings of base images for code scanning: uploaded, failed.
+pub(crate) fn uploads(outcome: &'static str) -> Counter {
+    counter!("mecapy_code_scanning_uploads_total", "outcome" => outcome)
+}

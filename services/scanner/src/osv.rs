@@ -1,20 +1,19 @@
 //! The embedded engine: packages from the image's layers, matched against OSV advisories in memory.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use mecapy_advisories::Info;
 use mecapy_registry::{Content, Descriptor};
 
-use crate::advisory::Database;
 use crate::engine::{DatabaseInfo, Engine, EngineInfo, Scan, Target};
 use crate::image::{self, Layer};
 use crate::layer::{LayerIndex, Limits, index_stream};
-use crate::{Error, LayerCache, finding};
+use crate::{Advisories, Error, LayerCache, finding};
 
 pub const NAME: &str = "osv";
 /// Layers that one scan reads at once. Each takes a connection and a thread that decompresses.
@@ -23,32 +22,21 @@ const LAYERS_AT_ONCE: usize = 2;
 const MAX_LAYERS: usize = 256;
 
 pub struct Osv {
-    database: Database,
+    advisories: Advisories,
     layers: LayerCache,
     limits: Limits,
     /// For one image.
     limit: Duration,
-    max_age: chrono::Duration,
 }
 
 impl Osv {
-    /// Reads the advisories at the path, else those that come with the program. Takes a moment: not for a runtime's
-    /// thread.
-    pub fn database(path: Option<&Path>) -> Result<Database, Error> {
-        match path {
-            Some(path) => Database::load(path, Utc::now()),
-            None => Database::starter(),
-        }
-    }
-
     pub fn new(
-        database: Database,
+        advisories: Advisories,
         layers: LayerCache,
         limits: Limits,
         limit: Duration,
-        max_age: chrono::Duration,
     ) -> Self {
-        Self { database, layers, limits, limit, max_age }
+        Self { advisories, layers, limits, limit }
     }
 
     async fn layers(&self, target: Target<'_>) -> Result<Vec<Layer>, Error> {
@@ -101,12 +89,13 @@ impl Osv {
 #[async_trait]
 impl Engine for Osv {
     async fn scan(&self, target: Target<'_>) -> Result<Scan, Error> {
-        self.check()?;
+        let now = Utc::now();
+        // The one that the scan begins with, to its end.
+        let database = self.advisories.current(now)?;
         let read = tokio::time::timeout(self.limit, self.layers(target)).await;
         let layers = read.map_err(|_| Error::TimedOut { limit: self.limit })??;
         let contents = image::merge(&layers);
-        let findings = finding::find(&self.database, &contents.packages);
-        let info = self.database.info();
+        let found = finding::find(&database, &contents)?;
         Ok(Scan {
             image: format!("{}/{}@{}", target.registry.host(), target.repository, target.digest),
             digest: target.digest,
@@ -114,18 +103,32 @@ impl Engine for Osv {
                 name: NAME.to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
-            database: DatabaseInfo {
-                version: info.version.clone(),
-                partial: info.partial,
-                newest: info.newest,
-                advisories: info.advisories,
-            },
+            database: DatabaseInfo::of(database.info(), found.unknown_ecosystems, now),
             contents,
-            findings,
+            findings: found.findings,
+            layers: layers.iter().map(|layer| layer.digest).collect(),
         })
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.database.check_age(Utc::now(), self.max_age)
+        self.advisories.current(Utc::now())?;
+        Ok(())
+    }
+}
+
+impl DatabaseInfo {
+    fn of(info: &Info, unknown_ecosystems: Vec<String>, now: DateTime<Utc>) -> Self {
+        let ecosystems = info.ecosystems.iter();
+        // Of the starter set that goes without saying.
+        let unknown_ecosystems = if info.partial { Vec::new() } else { unknown_ecosystems };
+        Self {
+            version: info.version.clone(),
+            partial: info.partial || !unknown_ecosystems.is_empty(),
+            newest: info.newest,
+            age_hours: info.age(now).map(|age| age.num_hours()),
+            advisories: info.advisories,
+            ecosystems: ecosystems.map(|(name, of)| (name.clone(), of.advisories)).collect(),
+            unknown_ecosystems,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use mecapy_advisories::ecosystem;
 use mecapy_registry::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +11,12 @@ use serde::{Deserialize, Serialize};
 pub enum Ecosystem {
     /// Installed by Debian's dpkg.
     Deb,
-    /// A Python distribution that dpkg doesn't own.
+    /// Installed by Alpine's apk.
+    Apk,
+    /// A Python distribution that no package manager of the distribution owns.
     Pypi,
+    /// What other engines know.
+    Other,
 }
 
 /// One installed package at one place.
@@ -21,7 +26,7 @@ pub struct Package {
     /// Of a Python package, normalised.
     pub name: String,
     pub version: String,
-    /// What a dpkg package was built from: distributions' advisories are about sources.
+    /// What a package of a distribution was built from: distributions' advisories are about sources.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,49 +54,60 @@ pub struct OsRelease {
 impl Package {
     /// <https://github.com/package-url/purl-spec>
     pub fn purl(&self, os: Option<&OsRelease>) -> String {
-        let (name, version) = (escape(&self.name), escape(&self.version));
-        match self.ecosystem {
-            Ecosystem::Pypi => format!("pkg:pypi/{name}@{version}"),
-            Ecosystem::Deb => {
-                let vendor = os.map_or("debian", |os| os.id.as_str());
-                let mut purl = format!("pkg:deb/{}/{name}@{version}", escape(vendor));
-                let mut separator = '?';
-                if let Some(architecture) = &self.architecture {
-                    let _ = write!(purl, "{separator}arch={}", escape(architecture));
-                    separator = '&';
-                }
-                if let Some(os) = os {
-                    let _ = write!(
-                        purl,
-                        "{separator}distro={}-{}",
-                        escape(&os.id),
-                        escape(&os.version_id)
-                    );
-                }
-                purl
+        purl(self.ecosystem, &self.name, &self.version, self.architecture.as_deref(), os)
+    }
+
+    /// Where advisories about it are, and under which name and version. `None`: OSV has none for its distribution.
+    pub fn subject(&self, os: Option<&OsRelease>) -> Option<Subject<'_>> {
+        let ecosystem = match self.ecosystem {
+            Ecosystem::Pypi => ecosystem::PYPI.to_owned(),
+            Ecosystem::Other => return None,
+            Ecosystem::Deb | Ecosystem::Apk => {
+                ecosystem::of_distribution(&os?.id, &os?.version_id)?
             }
-        }
+        };
+        let (name, version) = match &self.source {
+            Some(source) => (source.name.as_str(), source.version.as_str()),
+            None => (self.name.as_str(), self.version.as_str()),
+        };
+        Some(Subject { ecosystem, name, version })
     }
 }
 
-/// PEP 503: lower case, runs of `-`, `_` and `.` are one `-`.
-pub fn normalise_pypi_name(name: &str) -> String {
-    let mut normal = String::with_capacity(name.len());
-    let mut gap = false;
-    for c in name.trim().chars() {
-        if matches!(c, '-' | '_' | '.') {
-            gap = true;
-        } else {
-            if std::mem::take(&mut gap) {
-                normal.push('-');
-            }
-            normal.extend(c.to_lowercase());
-        }
+/// What advisories are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject<'a> {
+    /// As OSV names it.
+    pub ecosystem: String,
+    pub name: &'a str,
+    pub version: &'a str,
+}
+
+pub fn purl(
+    ecosystem: Ecosystem,
+    name: &str,
+    version: &str,
+    architecture: Option<&str>,
+    os: Option<&OsRelease>,
+) -> String {
+    let (name, version) = (escape(name), escape(version));
+    let (kind, otherwise) = match ecosystem {
+        Ecosystem::Pypi => return format!("pkg:pypi/{name}@{version}"),
+        Ecosystem::Other => return format!("pkg:generic/{name}@{version}"),
+        Ecosystem::Deb => ("deb", "debian"),
+        Ecosystem::Apk => ("apk", "alpine"),
+    };
+    let vendor = os.map_or(otherwise, |os| os.id.as_str());
+    let mut purl = format!("pkg:{kind}/{}/{name}@{version}", escape(vendor));
+    let mut separator = '?';
+    if let Some(architecture) = architecture {
+        let _ = write!(purl, "{separator}arch={}", escape(architecture));
+        separator = '&';
     }
-    if gap {
-        normal.push('-');
+    if let Some(os) = os {
+        let _ = write!(purl, "{separator}distro={}-{}", escape(&os.id), escape(&os.version_id));
     }
-    normal
+    purl
 }
 
 fn escape(text: &str) -> String {
@@ -119,19 +135,6 @@ mod tests {
             architecture: Some("amd64".to_owned()),
             path: String::new(),
             layer: Digest::of(b"layer"),
-        }
-    }
-
-    #[test]
-    fn names_are_normalised_as_pep_503_says() {
-        for (name, normal) in [
-            ("PyYAML", "pyyaml"),
-            ("ruamel.yaml", "ruamel-yaml"),
-            ("a_-.b", "a-b"),
-            (" Jinja2 ", "jinja2"),
-            ("-x-", "-x-"),
-        ] {
-            assert_eq!(normalise_pypi_name(name), normal);
         }
     }
 

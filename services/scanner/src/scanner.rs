@@ -14,11 +14,13 @@ use mecapy_service::chain;
 use mecapy_store::scans::NewScan;
 use mecapy_store::{BuildState, PgPool, StoredFailure, builds, scans};
 
+use crate::code_scanning::CodeScanning;
 use crate::engine::{Engine, Target};
 use crate::finding::Finding;
+use crate::policy::Policies;
 use crate::report::Report;
 use crate::severity::Severity;
-use crate::verdict::{Verdict, decide};
+use crate::verdict::{Counts, Decision, Verdict, decide};
 use crate::{Error, metric_definitions as metrics};
 
 /// Findings that travel with the event; all are in the report.
@@ -30,6 +32,9 @@ const TRIES: u64 = topology::MAX_DELIVERIES - 1;
 /// The handler of `build.done`.
 pub struct Scanner {
     pub engine: Arc<dyn Engine>,
+    pub policies: Policies,
+    /// Where findings of base images are shown. None: nowhere.
+    pub code_scanning: Option<CodeScanning>,
     pub staging: Registry,
     pub objects: Objects,
     pub pool: PgPool,
@@ -47,7 +52,12 @@ impl Handler<BuildDone> for Scanner {
         match self.scan(&image, digest).await {
             Ok(report) => {
                 metrics::scanned(began.elapsed());
-                self.keep(build, &report).await?;
+                let sarif = report.to_sarif(&category(&event)).map_err(HandlerError::transient)?;
+                let sarif = Bytes::from(sarif);
+                self.keep(build, &report, sarif.clone()).await?;
+                if !event.base.is_empty() {
+                    self.show(build, sarif);
+                }
                 Ok(scanned(build, &event, &report, began))
             }
             Err(error) if error.is_transient() && delivery.count < TRIES => {
@@ -83,12 +93,18 @@ impl Scanner {
     async fn scan(&self, image: &ImageRef, digest: Digest) -> Result<Report, Error> {
         let target = Target { registry: &self.staging, repository: &image.repository, digest };
         let scan = self.engine.scan(target).await?;
-        let decision = decide(&scan.findings);
-        Ok(Report::new(scan, decision, Utc::now()))
+        let now = Utc::now();
+        let decision = decide(&scan.findings, &self.policies.current(), now);
+        Ok(Report::new(scan, decision, now))
     }
 
     /// Written before the verdict is: who learns of a scan finds its reports.
-    async fn keep(&self, build: BuildId, report: &Report) -> Result<(), HandlerError> {
+    async fn keep(
+        &self,
+        build: BuildId,
+        report: &Report,
+        sarif: Bytes,
+    ) -> Result<(), HandlerError> {
         let json =
             |bytes: Result<Vec<u8>, Error>| bytes.map(Bytes::from).map_err(HandlerError::transient);
         let (report_key, sbom_key, sarif_key) =
@@ -96,10 +112,35 @@ impl Scanner {
         tokio::try_join!(
             self.objects.put(&report_key, json(report.to_json())?),
             self.objects.put(&sbom_key, json(report.to_cyclonedx())?),
-            self.objects.put(&sarif_key, json(report.to_sarif())?),
+            self.objects.put(&sarif_key, sarif),
         )
         .map_err(HandlerError::transient)?;
         Ok(())
+    }
+
+    /// Beside the scan, which doesn't wait for it.
+    fn show(&self, build: BuildId, sarif: Bytes) {
+        let Some(code_scanning) = self.code_scanning.clone() else { return };
+        tokio::spawn(async move {
+            match code_scanning.upload(&sarif).await {
+                Ok(id) => {
+                    metrics::uploads("uploaded").increment(1);
+                    tracing::info!(build.id = %build, upload = id, "code scanning has the findings");
+                }
+                Err(error) => {
+                    metrics::uploads("failed").increment(1);
+                    tracing::warn!(build.id = %build, error = chain(&error), "code scanning has not the findings");
+                }
+            }
+        });
+    }
+}
+
+/// What is scanned again and again: a base image, or a function.
+fn category(event: &BuildDone) -> String {
+    match event.base.as_str() {
+        "" => format!("function-{}/", event.function_id),
+        base => format!("base/{base}/"),
     }
 }
 
@@ -115,8 +156,7 @@ fn scanned(id: BuildId, event: &BuildDone, report: &Report, began: Instant) -> O
     for severity in Severity::ALL {
         metrics::findings(severity).increment(counts.of(severity).into());
     }
-    let findings: Vec<v1::Finding> =
-        scan.findings.iter().take(FINDINGS_IN_EVENT).map(to_event).collect();
+    let findings = events(&scan.findings, decision);
     let done = ScanDone {
         base: event.base.clone(),
         build_id: event.build_id.clone(),
@@ -131,13 +171,7 @@ fn scanned(id: BuildId, event: &BuildDone, report: &Report, began: Instant) -> O
         database_version: scan.database.version.clone(),
         database_partial: scan.database.partial,
         verdict: if passed { v1::Verdict::Passed } else { v1::Verdict::Rejected }.into(),
-        counts: Some(v1::SeverityCounts {
-            critical: counts.critical,
-            high: counts.high,
-            medium: counts.medium,
-            low: counts.low,
-            unknown: counts.unknown,
-        }),
+        counts: Some(counts.into()),
         report_key: Key::scan_report(id).to_string(),
         sbom_key: Key::sbom(id).to_string(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -155,12 +189,14 @@ fn scanned(id: BuildId, event: &BuildDone, report: &Report, began: Instant) -> O
         duration_ms = done.duration_ms,
         "scanned"
     );
+    let layers: Vec<String> = scan.layers.iter().map(ToString::to_string).collect();
     Outcome::commit(move |conn| {
         Box::pin(async move {
             if !builds::scanned(conn, id, &done.digest, passed).await? {
                 return Ok(Outgoing::none());
             }
             scans::insert(conn, id, &row(&done, passed)).await?;
+            scans::set_layers(conn, id, &layers).await?;
             Ok(Outgoing::event(&done))
         })
     })
@@ -184,6 +220,23 @@ fn row(done: &ScanDone, passed: bool) -> NewScan {
         report_key: done.report_key.clone(),
         sbom_key: done.sbom_key.clone(),
         duration_ms: done.duration_ms,
+    }
+}
+
+/// The worst of those that count, as they travel.
+pub(crate) fn events(findings: &[Finding], decision: &Decision) -> Vec<v1::Finding> {
+    decision.counting(findings).take(FINDINGS_IN_EVENT).map(to_event).collect()
+}
+
+impl From<Counts> for v1::SeverityCounts {
+    fn from(counts: Counts) -> Self {
+        Self {
+            critical: counts.critical,
+            high: counts.high,
+            medium: counts.medium,
+            low: counts.low,
+            unknown: counts.unknown,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::package::Source;
 
 const DATABASE: &str = r#"[
   {"id": "PYSEC-1", "modified": "2025-01-01T00:00:00Z", "aliases": ["CVE-2025-1", "GHSA-a"], "summary": "first",
@@ -27,7 +28,7 @@ const DATABASE: &str = r#"[
 ]"#;
 
 fn database() -> Database {
-    Database::of_records(DATABASE).unwrap()
+    Database::partial(DATABASE).unwrap()
 }
 
 fn package(name: &str, version: &str, path: &str) -> Package {
@@ -42,6 +43,11 @@ fn package(name: &str, version: &str, path: &str) -> Package {
     }
 }
 
+fn find(database: &Database, packages: &[Package]) -> Vec<Finding> {
+    let contents = Contents { os: None, packages: packages.to_vec() };
+    super::find(database, &contents).unwrap().findings
+}
+
 fn ids(findings: &[Finding]) -> Vec<&str> {
     findings.iter().map(|finding| finding.id.as_str()).collect()
 }
@@ -54,7 +60,6 @@ fn advisories_about_one_flaw_are_one_finding_under_its_cve() {
     assert_eq!(merged.aliases, ["GHSA-a", "PYSEC-1"]);
     assert_eq!(merged.rating.severity, Severity::Critical, "the worse of the two");
     assert_eq!(merged.fixed.as_deref(), Some("1.10"), "a fix for both, by version and not by text");
-    assert_eq!(merged.summary, "first");
 }
 
 #[test]
@@ -91,4 +96,94 @@ fn the_worst_come_first() {
     let severities: Vec<Severity> =
         findings.iter().map(|finding| finding.rating.severity).collect();
     assert_eq!(severities, [Severity::Critical, Severity::Critical, Severity::Unknown]);
+}
+
+const DISTRIBUTIONS: &str = r#"[
+  {"id": "DEBIAN-CVE-2024-1", "modified": "2025-01-01T00:00:00Z", "published": "2024-03-01T00:00:00Z",
+   "upstream": ["CVE-2024-1"], "summary": "of the library",
+   "affected": [{"package": {"ecosystem": "Debian:12", "name": "openssl"}, "ecosystem_specific": {"urgency": "high"},
+     "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "3.0.11-1~deb12u2"}]}]}]},
+  {"id": "DSA-1-1", "modified": "2025-01-01T00:00:00Z", "published": "2024-02-01T00:00:00Z",
+   "upstream": ["CVE-2024-1", "CVE-2024-2"],
+   "affected": [{"package": {"ecosystem": "Debian:12", "name": "openssl"},
+     "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "3.0.11-1~deb12u2"}]}]}]},
+  {"id": "DLA-9-1", "modified": "2025-01-01T00:00:00Z", "upstream": ["CVE-2024-9"],
+   "affected": [{"package": {"ecosystem": "Debian:12", "name": "openssl"},
+     "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}]},
+  {"id": "ALPINE-CVE-2024-1", "modified": "2025-01-01T00:00:00Z", "upstream": ["CVE-2024-1"],
+   "severity": [{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],
+   "affected": [{"package": {"ecosystem": "Alpine:v3.19", "name": "openssl"},
+     "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "3.1.4-r5"}]}]}]}
+]"#;
+
+fn of_distribution(
+    id: &str,
+    version_id: &str,
+    packages: &[(Ecosystem, &str, &str, &str)],
+) -> Found {
+    let database =
+        Database::of_records(DISTRIBUTIONS, "2025-01-02T00:00:00Z".parse().unwrap()).unwrap();
+    let os = OsRelease {
+        id: id.to_owned(),
+        version_id: version_id.to_owned(),
+        pretty_name: String::new(),
+    };
+    let packages = packages.iter().map(|(ecosystem, name, version, source)| Package {
+        ecosystem: *ecosystem,
+        source: Some(Source { name: (*source).to_owned(), version: (*version).to_owned() }),
+        ..package(name, version, "var/lib/dpkg/status")
+    });
+    super::find(&database, &Contents { os: Some(os), packages: packages.collect() }).unwrap()
+}
+
+#[test]
+fn packages_of_debian_are_matched_by_their_source_once_for_all_that_are_built_from_it() {
+    let found = of_distribution(
+        "debian",
+        "12",
+        &[
+            (Ecosystem::Deb, "libssl3", "3.0.11-1~deb12u1", "openssl"),
+            (Ecosystem::Deb, "openssl", "3.0.11-1~deb12u1", "openssl"),
+            (Ecosystem::Deb, "bash", "5.2.15-2", "bash"),
+        ],
+    );
+    assert_eq!(ids(&found.findings), ["CVE-2024-1", "CVE-2024-2", "CVE-2024-9"]);
+    let finding = &found.findings[0];
+    assert_eq!(
+        finding.aliases,
+        ["DEBIAN-CVE-2024-1", "DSA-1-1"],
+        "a notice makes no two flaws one"
+    );
+    assert_eq!((&*finding.package, finding.rating.severity), ("openssl", Severity::High));
+    assert_eq!(finding.fixed.as_deref(), Some("3.0.11-1~deb12u2"));
+    assert_eq!(finding.published, Some("2024-02-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(
+        finding.purls,
+        [
+            "pkg:deb/debian/libssl3@3.0.11-1~deb12u1?distro=debian-12",
+            "pkg:deb/debian/openssl@3.0.11-1~deb12u1?distro=debian-12"
+        ]
+    );
+    assert_eq!(found.findings[2].aliases, ["DLA-9-1"]);
+    assert!(found.unknown_ecosystems.is_empty());
+}
+
+#[test]
+fn packages_of_alpine_are_matched_by_their_origin() {
+    let package = [(Ecosystem::Apk, "libcrypto3", "3.1.4-r4", "openssl")];
+    let found = of_distribution("alpine", "3.19.1", &package);
+    assert_eq!(ids(&found.findings), ["CVE-2024-1"]);
+    assert_eq!(found.findings[0].rating.severity, Severity::Critical);
+    assert_eq!(found.findings[0].upgrade_to.as_deref(), Some("3.1.4-r5"));
+    let fixed = [(Ecosystem::Apk, "libcrypto3", "3.1.4-r5", "openssl")];
+    assert_eq!(of_distribution("alpine", "3.19.1", &fixed).findings, []);
+}
+
+#[test]
+fn what_the_database_knows_nothing_of_is_said_to_be_so() {
+    let deb = [(Ecosystem::Deb, "bash", "5.2", "bash")];
+    assert_eq!(of_distribution("debian", "13", &deb).unknown_ecosystems, ["Debian:13"]);
+    assert_eq!(of_distribution("ubuntu", "24.04", &deb).unknown_ecosystems, ["ubuntu 24.04"]);
+    let pypi = [(Ecosystem::Pypi, "six", "1.16.0", "six")];
+    assert_eq!(of_distribution("debian", "12", &pypi).unknown_ecosystems, ["PyPI"]);
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::layer::{ApkPackage, DpkgPackage};
 use crate::package::Source;
 
 fn layer(number: u8, index: LayerIndex) -> Layer {
@@ -211,4 +212,41 @@ proptest! {
             prop_assert_eq!(merged.get(path), expected.as_ref(), "{}", path);
         }
     }
+}
+
+#[test]
+fn packages_of_alpine_have_the_layer_that_brought_them_and_own_their_python_files() {
+    let database = "lib/apk/db/installed".to_owned();
+    let metadata = "usr/lib/python3.12/site-packages/six-1.16.0.dist-info/METADATA".to_owned();
+    let apk = |names: &[&str]| {
+        Facts::Apk(
+            names
+                .iter()
+                .map(|name| ApkPackage {
+                    name: (*name).to_owned(),
+                    version: "1-r0".to_owned(),
+                    architecture: "x86_64".to_owned(),
+                    origin: format!("{name}-src"),
+                    python: if *name == "py3-six" { vec![metadata.clone()] } else { Vec::new() },
+                })
+                .collect(),
+        )
+    };
+    let six = Facts::Python { name: "six".to_owned(), version: "1.16.0".to_owned() };
+    let with = |number, files: Vec<(String, Facts)>| {
+        layer(number, hiding(|index| index.files.extend(files)))
+    };
+    let base = with(1, vec![(database.clone(), apk(&["musl"]))]);
+    let more = with(2, vec![(database, apk(&["musl", "py3-six"])), (metadata, six)]);
+    let contents = merge(&[base, more]);
+    let found: Vec<(&str, Digest, &str)> = contents
+        .packages
+        .iter()
+        .map(|p| (&*p.name, p.layer, &*p.source.as_ref().unwrap().name))
+        .collect();
+    assert_eq!(
+        found,
+        [("musl", Digest::of(&[1]), "musl-src"), ("py3-six", Digest::of(&[2]), "py3-six-src")]
+    );
+    assert!(contents.packages.iter().all(|package| package.ecosystem == Ecosystem::Apk));
 }

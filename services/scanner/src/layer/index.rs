@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::archive::{Archive, Entry, Kind};
 use super::decompress::decompress;
-use super::{Facts, LayerIndex, Limits, dpkg, os_release, python};
+use super::{Facts, LayerIndex, Limits, apk, dpkg, os_release, python};
 use crate::Error;
 
 const WHITEOUT: &str = ".wh.";
@@ -20,6 +20,7 @@ enum Interest {
     DpkgStatus,
     DpkgList,
     DpkgSums,
+    Apk,
     OsRelease,
 }
 
@@ -30,6 +31,10 @@ impl Interest {
         }
         if matches!(path, "etc/os-release" | "usr/lib/os-release") {
             return Some(Self::OsRelease);
+        }
+        // Alpine 3.22 and later have it below usr.
+        if matches!(path, "lib/apk/db/installed" | "usr/lib/apk/db/installed") {
+            return Some(Self::Apk);
         }
         let dpkg = path.strip_prefix("var/lib/dpkg/")?;
         if dpkg == "status" {
@@ -140,6 +145,7 @@ impl Builder<'_> {
         let facts = match interest {
             Interest::Python => Some(python::facts(path, &contents)),
             Interest::DpkgStatus => Some(Facts::Dpkg(dpkg::status(&contents))),
+            Interest::Apk => Some(Facts::Apk(apk::installed(&contents))),
             Interest::DpkgList => dpkg::file_list(path, &contents),
             Interest::DpkgSums => dpkg::sums(path, &contents),
             Interest::OsRelease => Some(Facts::OsRelease(os_release::parse(&contents))),
@@ -170,7 +176,9 @@ impl Builder<'_> {
         match Interest::of(path) {
             None | Some(Interest::OsRelease | Interest::DpkgList | Interest::DpkgSums) => Ok(()),
             Some(Interest::Python) => self.keep_facts(path.to_owned(), python::facts(path, b"")),
-            Some(Interest::DpkgStatus) => Err(Error::Unreadable { path: path.to_owned(), kind }),
+            Some(Interest::DpkgStatus | Interest::Apk) => {
+                Err(Error::Unreadable { path: path.to_owned(), kind })
+            }
         }
     }
 
@@ -180,6 +188,10 @@ impl Builder<'_> {
             Facts::Dpkg(packages) => {
                 packages.iter().try_for_each(|package| self.keep(&package.name))?
             }
+            Facts::Apk(packages) => packages.iter().try_for_each(|package| {
+                self.keep(&package.name)?;
+                package.python.iter().try_for_each(|path| self.keep(path))
+            })?,
             Facts::DpkgFiles { paths, .. } => paths.iter().try_for_each(|path| self.keep(path))?,
             Facts::Python { name, version } => self.keep(name).and_then(|()| self.keep(version))?,
             Facts::OsRelease(_) => {}

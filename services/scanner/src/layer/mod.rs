@@ -1,5 +1,6 @@
 //! What one layer says of an image's packages: read once, kept under the layer's digest for every image that has it.
 
+mod apk;
 mod archive;
 mod decompress;
 mod dpkg;
@@ -19,7 +20,7 @@ use crate::package::{OsRelease, Source};
 
 /// Part of the key under which an index is kept. Raise it whenever the same layer would give another index:
 /// a key of the digest alone goes stale when the reader changes.
-pub const ANALYSER_VERSION: &str = "1";
+pub const ANALYSER_VERSION: &str = "2";
 
 /// How much of a layer is read before it is refused: hostile layers cost bounded time and memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +74,9 @@ pub enum Facts {
     },
     /// Packages that dpkg has installed.
     Dpkg(Vec<DpkgPackage>),
-    /// Of the files of a dpkg package, those that Python packages are found by.
+    /// Packages that apk has installed.
+    Apk(Vec<ApkPackage>),
+    /// Of the files of a distribution's package, those that Python packages are found by.
     DpkgFiles {
         package: String,
         paths: Vec<String>,
@@ -87,4 +90,16 @@ pub struct DpkgPackage {
     pub version: String,
     pub architecture: String,
     pub source: Source,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApkPackage {
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+    /// What it was built from.
+    pub origin: String,
+    /// Its files that Python packages are found by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub python: Vec<String>,
 }

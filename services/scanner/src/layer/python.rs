@@ -1,8 +1,9 @@
 //! Installed Python distributions: `*.dist-info/METADATA`, `*.egg-info` as a file or folder, and eggs.
 //! <https://packaging.python.org/en/latest/specifications/recording-installed-packages/>
 
+use mecapy_advisories::ecosystem::normalise_pypi_name;
+
 use super::Facts;
-use crate::package::normalise_pypi_name;
 
 /// What is read of a metadata file. Name and version are in its first lines; a description can be long.
 pub const METADATA_BYTES: u64 = 64 << 10;

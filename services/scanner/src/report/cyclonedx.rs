@@ -84,8 +84,10 @@ fn component(purl: &str, packages: &[&Package]) -> Value {
     if let Some(package) = packages.first() {
         component["name"] = package.name.clone().into();
         component["version"] = package.version.clone().into();
-        if package.ecosystem == Ecosystem::Deb {
-            component["publisher"] = "dpkg".into();
+        match package.ecosystem {
+            Ecosystem::Deb => component["publisher"] = "dpkg".into(),
+            Ecosystem::Apk => component["publisher"] = "apk".into(),
+            Ecosystem::Pypi | Ecosystem::Other => {}
         }
     }
     component

@@ -26,10 +26,16 @@ pub struct Report {
 
 impl Report {
     pub fn new(scan: Scan, mut decision: Decision, scanned_at: DateTime<Utc>) -> Self {
-        if scan.database.partial {
+        let unknown = &scan.database.unknown_ecosystems;
+        if scan.database.partial && unknown.is_empty() {
             decision.warnings.push(format!(
                 "no advisory database is imported: only the {} advisories of the starter set were looked for",
                 scan.database.advisories
+            ));
+        }
+        for ecosystem in unknown {
+            decision.warnings.push(format!(
+                "the advisory database knows nothing of {ecosystem}: its packages were not looked for"
             ));
         }
         Self { schema: SCHEMA.to_owned(), scanned_at, decision, scan }
@@ -45,9 +51,9 @@ impl Report {
         Ok(serde_json::to_vec(&cyclonedx::document(&self.scan, self.scanned_at))?)
     }
 
-    /// The findings, SARIF 2.1.0: for code scanning.
-    pub fn to_sarif(&self) -> Result<Vec<u8>, Error> {
-        Ok(serde_json::to_vec(&sarif::document(&self.scan))?)
+    /// The findings, SARIF 2.1.0: for code scanning. Analyses of one category follow one another.
+    pub fn to_sarif(&self, category: &str) -> Result<Vec<u8>, Error> {
+        Ok(serde_json::to_vec(&sarif::document(&self.scan, category))?)
     }
 }
 

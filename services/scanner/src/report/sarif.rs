@@ -9,7 +9,8 @@ use crate::engine::Scan;
 use crate::finding::Finding;
 use crate::severity::Severity;
 
-pub fn document(scan: &Scan) -> Value {
+/// `category` tells analyses of one repository apart: a newer one of it takes the place of the older.
+pub fn document(scan: &Scan, category: &str) -> Value {
     // The worst finding of each rule speaks for it: they come worst first.
     let mut rules: BTreeMap<&str, &Finding> = BTreeMap::new();
     for finding in &scan.findings {
@@ -37,6 +38,7 @@ pub fn document(scan: &Scan) -> Value {
                     "databasePartial": scan.database.partial,
                 },
             }},
+            "automationDetails": { "id": category },
             "artifacts": [],
             "columnKind": "utf16CodeUnits",
             "properties": { "imageName": scan.image, "imageDigest": scan.digest.to_string() },

@@ -7,8 +7,13 @@ use crate::engine::{DatabaseInfo, EngineInfo};
 use crate::finding::{Finding, Location};
 use crate::image::Contents;
 use crate::package::{Ecosystem, OsRelease, Package, Source};
+use crate::policy::Policy;
 use crate::severity::{Rating, Severity};
-use crate::verdict::decide;
+use crate::verdict::Decision;
+
+fn decide(findings: &[Finding]) -> Decision {
+    crate::verdict::decide(findings, &Policy::default(), Utc::now())
+}
 
 fn report() -> Report {
     let digest = Digest::of(b"image");
@@ -39,6 +44,8 @@ fn report() -> Report {
         ecosystem: Ecosystem::Pypi,
         package: "pyyaml".into(),
         installed: "5.3".into(),
+        purls: vec!["pkg:pypi/pyyaml@5.3".into()],
+        published: None,
         fixed: Some("5.4".into()),
         upgrade_to: Some("5.4".into()),
         rating: Rating { severity: Severity::Critical, score: Some(9.8) },
@@ -59,7 +66,15 @@ fn report() -> Report {
         image: format!("registry:5000/mecapy/staging/x@{digest}"),
         digest,
         engine: EngineInfo { name: "osv".into(), version: "0.1.0".into() },
-        database: DatabaseInfo { version: "v".into(), partial: true, newest: None, advisories: 3 },
+        database: DatabaseInfo {
+            version: "v".into(),
+            partial: true,
+            newest: None,
+            age_hours: None,
+            advisories: 3,
+            ecosystems: [("PyPI".to_owned(), 3)].into(),
+            unknown_ecosystems: Vec::new(),
+        },
         contents: Contents {
             os: Some(OsRelease {
                 id: "debian".into(),
@@ -69,6 +84,7 @@ fn report() -> Report {
             packages: vec![deb, python, elsewhere],
         },
         findings,
+        layers: Vec::new(),
     };
     Report::new(scan, decision, Utc.with_ymd_and_hms(2025, 10, 4, 2, 0, 0).unwrap())
 }
@@ -105,10 +121,26 @@ fn a_scan_with_the_starter_set_says_so_to_the_user() {
 }
 
 #[test]
+fn packages_that_nothing_is_known_of_are_warned_of() {
+    let mut report = report();
+    report.scan.database.unknown_ecosystems = vec!["Debian:13".to_owned()];
+    let decision = decide(&report.scan.findings);
+    let warnings = Report::new(report.scan, decision, Utc::now()).decision.warnings;
+    let last = warnings.last().unwrap();
+    assert_eq!(
+        last,
+        "the advisory database knows nothing of Debian:13: its packages were not looked for"
+    );
+}
+
+#[test]
 fn equal_scans_give_equal_bytes() {
     assert_eq!(report().to_json().unwrap(), report().to_json().unwrap());
     assert_eq!(report().to_cyclonedx().unwrap(), report().to_cyclonedx().unwrap());
-    assert_eq!(report().to_sarif().unwrap(), report().to_sarif().unwrap());
+    assert_eq!(
+        report().to_sarif("function-7/").unwrap(),
+        report().to_sarif("function-7/").unwrap()
+    );
 }
 
 #[test]
@@ -137,7 +169,7 @@ fn the_bill_of_materials_has_one_component_a_package_with_all_its_places() {
 
 #[test]
 fn every_sarif_result_points_to_its_rule_and_to_relative_uris() {
-    let json = parse(report().to_sarif());
+    let json = parse(report().to_sarif("function-7/"));
     let run = &json["runs"][0];
     let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
     let results = run["results"].as_array().unwrap();

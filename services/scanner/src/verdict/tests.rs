@@ -1,8 +1,11 @@
+use mecapy_advisories::severity::Rating;
 use proptest::prelude::*;
 
 use super::*;
-use crate::package::Ecosystem;
-use crate::severity::Rating;
+
+fn decide(findings: &[Finding]) -> Decision {
+    super::decide(findings, &Policy::default(), Utc::now())
+}
 
 fn finding(
     package: &str,
@@ -17,6 +20,8 @@ fn finding(
         ecosystem: Ecosystem::Pypi,
         package: package.to_owned(),
         installed: installed.to_owned(),
+        purls: vec![format!("pkg:pypi/{package}@{installed}")],
+        published: None,
         fixed: upgrade_to.map(str::to_owned),
         upgrade_to: upgrade_to.map(str::to_owned),
         rating: Rating { severity, score: None },

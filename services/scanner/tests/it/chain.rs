@@ -12,6 +12,7 @@ use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::{BuildDone, ScanDone, Verdict};
 use mecapy_proto::{BuildId, Event};
 use mecapy_registry::{Digest, ImageRef, Registry};
+use mecapy_scanner::policy::{Policies, Policy};
 use mecapy_scanner::{LayerCache, Report, Scanner};
 use mecapy_service::{Health, Secret};
 use mecapy_store::builds::{self, Build, Built};
@@ -26,9 +27,12 @@ use crate::tarball::Tarball;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The scanner, and who listens to it.
-struct Stage {
+pub struct Stage {
     bus: Bus,
-    pool: PgPool,
+    nats: mecapy_bus::Options,
+    pub pool: PgPool,
+    /// The scanner's.
+    pub outbox: Outbox,
     builder: Outbox,
     registry: Registry,
     objects: Objects,
@@ -47,7 +51,7 @@ impl Handler<ScanDone> for Heard {
 }
 
 impl Stage {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let infra = Infra::shared().await;
         let account = infra.nats().await;
         let nats = mecapy_bus::Options {
@@ -70,19 +74,36 @@ impl Stage {
         let outbox = |service| Outbox::start(bus.clone(), pool.clone(), service, stop.clone());
         let scanner = Scanner {
             engine: Arc::new(osv(LayerCache::new(pool.clone()))),
+            policies: Policies::new(Policy::default()),
+            code_scanning: None,
             staging: registry.clone(),
             objects: objects.clone(),
             pool: pool.clone(),
         };
         let heard = Heard::default();
-        consume::<BuildDone>(topology::SCANNER, scanner, outbox("scanner"), &stop);
+        let of_scanner = outbox("scanner");
+        consume::<BuildDone>(topology::SCANNER, scanner, of_scanner.clone(), &stop);
         consume::<ScanDone>(topology::PUBLISHER, heard.clone(), outbox("publisher"), &stop);
         let builder = outbox("builder");
-        Self { bus, pool, builder, registry, objects, heard, _stop: stop.drop_guard() }
+        let _stop = stop.drop_guard();
+        Self { bus, nats, pool, outbox: of_scanner, builder, registry, objects, heard, _stop }
+    }
+
+    /// Messages of a subject from now on.
+    pub async fn subscribe(&self, subject: &'static str) -> async_nats::Subscriber {
+        let (user, password) = (self.nats.user.clone(), self.nats.password.clone());
+        let options = async_nats::ConnectOptions::with_user_and_password(
+            user.unwrap(),
+            password.unwrap().expose().to_owned(),
+        );
+        let client = options.connect(&self.nats.url).await.unwrap();
+        let subscriber = client.subscribe(subject).await.unwrap();
+        client.flush().await.unwrap();
+        subscriber
     }
 
     /// A build that has left this image in staging: its id, and the event that says so.
-    async fn built(&self, layers: &[Vec<u8>]) -> (BuildId, BuildDone) {
+    pub async fn built(&self, layers: &[Vec<u8>]) -> (BuildId, BuildDone) {
         let repository = unique("staging");
         let digest = push(&self.registry, &repository, Family::Oci, layers).await;
         let id = BuildId::new();
@@ -133,14 +154,14 @@ impl Stage {
         }
     }
 
-    async fn publish(&self, event: &impl Event) {
+    pub async fn publish(&self, event: &impl Event) {
         let mut transaction = self.pool.begin().await.unwrap();
         let written = self.builder.write(&mut transaction, Outgoing::event(event)).await.unwrap();
         transaction.commit().await.unwrap();
         self.builder.send(written).await;
     }
 
-    async fn build_in(&self, id: BuildId, state: BuildState) -> Build {
+    pub async fn build_in(&self, id: BuildId, state: BuildState) -> Build {
         eventually("the build moved on", PATIENCE, async || {
             let build = builds::get(&self.pool, id).await.unwrap()?;
             (build.state == state).then_some(build)
@@ -148,7 +169,7 @@ impl Stage {
         .await
     }
 
-    async fn scan_done(&self, id: BuildId) -> ScanDone {
+    pub async fn scan_done(&self, id: BuildId) -> ScanDone {
         eventually("scan.done came", PATIENCE, async || {
             self.heard
                 .0

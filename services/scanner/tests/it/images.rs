@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use mecapy_advisories::Database;
 use mecapy_registry::{Content, Descriptor, Digest, Manifest, Options, Registry, media_types};
-use mecapy_scanner::advisory::Database;
 use mecapy_scanner::layer::Limits;
+use mecapy_scanner::policy::Policy;
 use mecapy_scanner::severity::Severity;
 use mecapy_scanner::verdict::{Verdict, decide};
-use mecapy_scanner::{Engine as _, Error, LayerCache, Osv, Target};
+use mecapy_scanner::{Advisories, Engine as _, Error, LayerCache, Osv, Target};
 use mecapy_service::Secret;
 use mecapy_store::PgPool;
 use mecapy_testkit::{Infra, unique};
@@ -97,13 +98,8 @@ pub fn osv(layers: LayerCache) -> Osv {
 }
 
 fn osv_with(layers: LayerCache, limits: Limits) -> Osv {
-    Osv::new(
-        Database::starter().unwrap(),
-        layers,
-        limits,
-        Duration::from_secs(60),
-        chrono::Duration::days(7),
-    )
+    let advisories = Advisories::new(None, chrono::Duration::days(7)).unwrap();
+    Osv::new(advisories, layers, limits, Duration::from_secs(60))
 }
 
 fn base() -> Vec<u8> {
@@ -141,7 +137,10 @@ async fn an_image_of_either_family_is_scanned_by_digest() {
             ("CVE-2020-14343", Severity::Critical)
         );
         assert_eq!(finding.locations[0].layer, Digest::of(&dependencies));
-        assert_eq!(decide(&scan.findings).verdict, Verdict::Rejected);
+        assert_eq!(
+            decide(&scan.findings, &Policy::default(), chrono::Utc::now()).verdict,
+            Verdict::Rejected
+        );
     }
 }
 
@@ -212,4 +211,28 @@ async fn what_is_not_there_or_is_no_image_is_an_error() {
     registry.put_manifest(&repository, &index.digest.to_string(), &index).await.unwrap();
     let error = osv.scan(Target { digest: index.digest, ..target }).await.unwrap_err();
     assert!(matches!(error, Error::NotAnImage { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn without_a_database_or_with_one_that_is_too_old_nothing_is_scanned() {
+    let registry = registry().await;
+    let repository = unique("unscanned");
+    let digest = push(&registry, &repository, Family::Oci, &[base()]).await;
+    let target = Target { registry: &registry, repository: &repository, digest };
+    let json = r#"[{"id": "A", "modified": "2025-10-01T00:00:00Z", "affected": [
+        {"package": {"ecosystem": "PyPI", "name": "other"}, "versions": ["1"]}]}]"#;
+    let old = Database::of_records(json, "2025-10-02T00:00:00Z".parse().unwrap()).unwrap();
+    let week = chrono::Duration::days(7);
+    let nowhere = Some("/nowhere/advisories.db".into());
+    for advisories in [Advisories::fixed(old, week), Advisories::new(nowhere, week).unwrap()] {
+        let osv = Osv::new(
+            advisories,
+            LayerCache::in_memory(),
+            Limits::default(),
+            Duration::from_secs(60),
+        );
+        let error = osv.scan(target).await.unwrap_err();
+        assert!(matches!(error, Error::Advisories(_)) && error.is_transient(), "{error}");
+        assert!(osv.check().is_err(), "the service isn't ready");
+    }
 }

@@ -39,6 +39,30 @@ fn a_layer_is_read_the_same_however_it_is_compressed() {
 }
 
 #[test]
+fn an_alpine_layer_gives_its_packages_wherever_the_release_keeps_its_database() {
+    let installed = "C:Q1x=\nP:libcrypto3\nV:3.1.4-r5\nA:x86_64\no:openssl\n\nP:py3-six\nV:1.16.0-r9\nF:usr/lib/python3.12/site-packages/six-1.16.0.dist-info\nR:METADATA\n";
+    for path in ["lib/apk/db/installed", "usr/lib/apk/db/installed"] {
+        let layer = Tarball::new()
+            .file("etc/os-release", "ID=alpine\nVERSION_ID=3.20.3\n")
+            .file(path, installed)
+            .file(
+                "usr/lib/python3.12/site-packages/six-1.16.0.dist-info/METADATA",
+                "Name: six\nVersion: 1.16.0\n",
+            )
+            .python("numpy", "1.24.0");
+        let index = read(&layer.gzip()).unwrap();
+        let stored = serde_json::to_value(&index).unwrap();
+        assert_eq!(serde_json::from_value::<LayerIndex>(stored).unwrap(), index);
+        assert_eq!(
+            packages(vec![index]),
+            ["libcrypto3 3.1.4-r5", "py3-six 1.16.0-r9", "numpy 1.24.0"]
+        );
+        let hidden = Tarball::new().symlink(path, "/elsewhere").tar();
+        assert!(matches!(read(&hidden), Err(Error::Unreadable { .. })));
+    }
+}
+
+#[test]
 fn a_debian_layer_gives_its_packages_and_its_release() {
     let layer = Tarball::new()
         .file("etc/os-release", "ID=debian\nVERSION_ID=\"13\"\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n")

@@ -1,4 +1,4 @@
-//! Layers as hostile and as ordinary as they come, a real OSV export, and images in a real registry.
+//! Layers as hostile and as ordinary as they come, and images in a real registry.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,10 @@
 )]
 
 mod chain;
+mod code_scanning;
 mod images;
 mod layers;
-mod osv_export;
+mod rematch;
+mod schemas;
 mod tarball;
+mod trivy;
