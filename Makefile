@@ -2,7 +2,7 @@
 # others it says what to install), and can be run again.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup images demo up down test bench fuzz fmt lint
+.PHONY: help setup images demo up down test bench fuzz trivy fmt lint
 
 help: ## Shows this
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ bench: ## Measures ours beside its peers; one alone: make bench NAME=pipeline
 
 fuzz: ## Strangers' bytes against the readers, with coverage: make fuzz TARGET=source SECONDS=600
 	@scripts/fuzz "$(TARGET)" "$(SECONDS)"
+
+trivy: ## Installs the version of trivy that the scanner asks for, where there is Go
+	@scripts/trivy
 
 setup: ## Installs what is missing: Docker Engine, Compose, a linker
 	@scripts/setup
