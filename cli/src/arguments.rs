@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use mecapy_proto::{BuildId, FunctionId, TaskId};
 use mecapy_service::Secret;
 
-use crate::{base, cleanup, duration, exit, mirror};
+use crate::{advisories, base, cleanup, duration, exit, mirror};
 
 /// Submits Python functions to MecaPy, runs them, and looks after the pipeline
 #[derive(Debug, Parser)]
@@ -72,6 +72,9 @@ pub enum Command {
     /// Plan, apply and undo the cleanup of the registry; a plan changes nothing
     #[command(subcommand)]
     Cleanup(cleanup::Command),
+    /// Make the database of advisories that the scanner matches with, and look at it
+    #[command(subcommand)]
+    Advisories(advisories::Command),
     /// Show how much work waits, and whether services are ready
     Status(Status),
     /// Print completions for a shell

@@ -10,6 +10,7 @@
 //! The way through: [`arguments`] → one module a command, given a [`session`] → [`gateway`] over HTTP, or
 //! [`servers`] (NATS, PostgreSQL, S3) for those who run the pipeline → [`terminal`].
 
+mod advisories;
 mod arguments;
 mod base;
 mod cleanup;
@@ -70,6 +71,7 @@ async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         Command::Base(command) => base::run(command, session).await,
         Command::Mirror(command) => mirror::run(command, session).await,
         Command::Cleanup(command) => cleanup::run(command, session).await,
+        Command::Advisories(command) => advisories::run(command, session).await,
         Command::Status(status) => status::run(status, session).await,
         Command::Completions { shell } => {
             // Into memory first: a reader that goes early is no failure.

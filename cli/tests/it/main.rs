@@ -7,6 +7,7 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod advisories;
 mod bases;
 mod cleanup;
 mod dead_letters;
