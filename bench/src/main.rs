@@ -3,6 +3,7 @@
 
 mod bus;
 mod cleanup;
+mod db_open;
 mod idle;
 mod memory;
 mod mirror_again;
@@ -11,7 +12,11 @@ mod mirror_world;
 mod pipeline;
 mod plan_1m;
 mod publish;
+mod rematch;
 mod report;
+mod scan_cold;
+mod scan_warm;
+mod scan_world;
 mod task_first;
 mod task_warm;
 mod task_world;
@@ -53,6 +58,14 @@ enum Name {
     Plan1m,
     /// The most used images of a week, out of fifty million tasks
     Usage,
+    /// A scan of an image of 300 MB of which nothing is known, beside trivy
+    ScanCold,
+    /// A scan of a new layer of code on known dependencies
+    ScanWarm,
+    /// Ten thousand live images against a new database of advisories
+    Rematch,
+    /// The database of advisories: import and open
+    DbOpen,
     /// A task of a known function, task.dispatch to task.done, beside docker run
     TaskWarm,
     /// The same for a function that imports numpy and scipy
@@ -77,6 +90,10 @@ async fn main() -> ExitCode {
             Name::Cleanup => cleanup::measure().await,
             Name::Plan1m => plan_1m::measure().await,
             Name::Usage => usage::measure().await,
+            Name::ScanCold => scan_cold::measure().await,
+            Name::ScanWarm => scan_warm::measure().await,
+            Name::Rematch => rematch::measure().await,
+            Name::DbOpen => db_open::measure().await,
             Name::TaskWarm => task_warm::measure().await,
             Name::TaskNumpy => task_warm::measure_numpy().await,
             Name::TaskFirst => task_first::measure().await,

@@ -153,7 +153,7 @@ pub fn parse(json: &[u8], digest: Digest) -> Result<(Contents, Vec<Finding>), St
     packages.sort();
     packages.dedup();
     let mut findings: Vec<Finding> = findings.into_values().collect();
-    findings.sort_by(|a, b| b.rating.severity.cmp(&a.rating.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.rating.severity));
     Ok((Contents { os, packages }, findings))
 }
 
