@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mecapy_registry::{Base, Destination, Digest, ProgressSink, Registry, Source, copy_image};
+use mecapy_registry::{Base, Copier, Digest, ProgressSink, Registry, Source};
 use mecapy_testkit::{Infra, Server, unique};
 
 use crate::mirror_world::{Skopeo, append, client, noise};
@@ -19,7 +19,8 @@ pub async fn measure() -> Result<Report> {
     mecapy_service::install_tls();
     let infra = Infra::start(&[Server::Primary, Server::Fallback]).await;
     let (staging, published) = (infra.primary(), infra.fallback());
-    let (from, to) = (client(&staging)?, client(&published)?);
+    // One for all, as the publisher has it.
+    let (from, to) = (client(&staging)?, Copier::new(client(&published)?));
     let skopeo = Skopeo::new(&[&staging, &published]).await?;
 
     let (mut ours, mut skopeo_times) = (Vec::new(), Vec::new());
@@ -88,19 +89,14 @@ async fn image(registry: &Registry) -> Result<(String, Digest)> {
     Ok((repository, below.manifest.digest))
 }
 
-async fn copy(
-    from: &Registry,
-    to: &Registry,
-    repository: &str,
-    digest: Digest,
-) -> Result<Duration> {
+/// The image, its own tag, then `latest`.
+async fn copy(from: &Registry, to: &Copier, repository: &str, digest: Digest) -> Result<Duration> {
     let source = Source { registry: from.clone(), repository: repository.to_owned(), digest };
-    let destination = Destination {
-        registry: to.clone(),
-        repository: repository.to_owned(),
-        tags: vec![format!("v-{}", &digest.hex()[..8]), "latest".to_owned()],
-    };
+    let tag = format!("v-{}", &digest.hex()[..8]);
     let began = Instant::now();
-    copy_image(&source, &destination, &ProgressSink::none()).await?;
+    let brought = to.bring_image(&source, repository, &ProgressSink::none()).await?;
+    for tag in [tag.as_str(), "latest"] {
+        to.registry().put_manifest(repository, tag, &brought.manifest).await?;
+    }
     Ok(began.elapsed())
 }
