@@ -1,9 +1,13 @@
 //! Ours beside its peers, in one run, in turn. Each benchmark starts what it needs, prints a table, and leaves
 //! `target/bench/<name>.json`.
 
+mod build_deps;
+mod build_many;
+mod build_world;
 mod bus;
 mod cleanup;
 mod db_open;
+mod docker_peer;
 mod idle;
 mod memory;
 mod mirror_again;
@@ -21,6 +25,7 @@ mod task_first;
 mod task_warm;
 mod task_world;
 mod usage;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -39,6 +44,14 @@ struct Arguments {
 enum Name {
     /// A code edit with unchanged requirements, build.requested to push.done, beside docker build + push
     Pipeline,
+    /// The same to the image in staging
+    BuildEdit,
+    /// New requirements, build.requested to the image in staging, beside docker build with pip
+    BuildDeps,
+    /// Fifty functions with five sets of requirements at once, two builders
+    BuildMany,
+    /// Sources checked: the standard library, and 1 MB
+    Validate,
     /// Events per second through handler, inbox and outbox
     Bus,
     /// Resident memory of each service after its work
@@ -81,6 +94,10 @@ async fn main() -> ExitCode {
     for name in names {
         let measured = match name {
             Name::Pipeline => pipeline::measure().await,
+            Name::BuildEdit => pipeline::measure_build().await,
+            Name::BuildDeps => build_deps::measure().await,
+            Name::BuildMany => build_many::measure().await,
+            Name::Validate => validate::measure().await,
             Name::Bus => bus::measure().await,
             Name::Idle => idle::measure().await,
             Name::MirrorFirst => mirror_first::measure().await,

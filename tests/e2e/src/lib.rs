@@ -7,4 +7,4 @@ mod api;
 mod system;
 
 pub use api::Api;
-pub use system::{Service, System};
+pub use system::{Service, System, push_base_image};

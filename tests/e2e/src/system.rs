@@ -117,9 +117,7 @@ impl System {
             text,
             "[gateway]\nlisten = \"127.0.0.1:{http}\"\ngrpc_listen = \"127.0.0.1:{grpc}\"\ntokens_file = {tokens:?}\n"
         )?;
-        if let Some(bundle) = ca_bundle() {
-            write!(text, "[builder]\nca_bundle = {bundle:?}\n")?;
-        }
+        text.push_str(&way_to_the_package_index());
         if !more.contains("[worker]") {
             write!(text, "[worker]\nname = {owner:?}\n")?;
         }
@@ -337,16 +335,26 @@ fn free_port() -> Result<u16> {
 }
 
 /// The CA bundle that this user has configured, for builds behind a TLS-inspecting proxy.
-fn ca_bundle() -> Option<PathBuf> {
-    ["MECAPY_CA_BUNDLE", "SSL_CERT_FILE", "PIP_CERT"]
-        .iter()
-        .find_map(std::env::var_os)
-        .map(PathBuf::from)
-        .filter(|path| path.is_file())
+/// `[builder]`, with what this machine needs to reach the package index.
+fn way_to_the_package_index() -> String {
+    let variable = |names: &[&str]| {
+        names.iter().find_map(|name| std::env::var(name).ok()).filter(|value| !value.is_empty())
+    };
+    let bundle = variable(&["MECAPY_CA_BUNDLE", "SSL_CERT_FILE", "PIP_CERT"]);
+    let settings = [
+        ("ca_bundle", bundle.filter(|path| Path::new(path).is_file())),
+        ("index_url", variable(&["PIP_INDEX_URL"])),
+        ("http_proxy", variable(&["HTTP_PROXY", "http_proxy"])),
+        ("https_proxy", variable(&["HTTPS_PROXY", "https_proxy"])),
+        ("no_proxy", variable(&["NO_PROXY", "no_proxy"])),
+    ];
+    let lines = settings.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let lines: String = lines.map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+    format!("[builder]\n{lines}")
 }
 
 /// The base image that `make images` made, into this registry: once a process.
-async fn push_base_image(registry: &RegistryServer) -> Result<()> {
+pub async fn push_base_image(registry: &RegistryServer) -> Result<()> {
     static PUSHED: tokio::sync::Mutex<BTreeSet<String>> =
         tokio::sync::Mutex::const_new(BTreeSet::new());
     let mut pushed = PUSHED.lock().await;
