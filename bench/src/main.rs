@@ -21,11 +21,16 @@ mod report;
 mod scan_cold;
 mod scan_warm;
 mod scan_world;
+mod task_cold;
 mod task_first;
+mod task_load;
+mod task_peer;
 mod task_warm;
 mod task_world;
 mod usage;
 mod validate;
+mod worker_memory;
+mod worker_world;
 
 use std::process::ExitCode;
 
@@ -85,6 +90,14 @@ enum Name {
     TaskNumpy,
     /// The first task of a function whose dependencies are here, beside docker pull + docker run
     TaskFirst,
+    /// The same where they are not, and the base is
+    TaskCold,
+    /// What that costs more when the primary registry refuses, or never answers
+    TaskFailover,
+    /// Twenty functions by Zipf's law on two busy workers, beside docker run at its best concurrency
+    TaskLoad,
+    /// The worker's memory with 200 images and 50 containers that wait
+    WorkerMemory,
 }
 
 #[tokio::main]
@@ -114,6 +127,10 @@ async fn main() -> ExitCode {
             Name::TaskWarm => task_warm::measure().await,
             Name::TaskNumpy => task_warm::measure_numpy().await,
             Name::TaskFirst => task_first::measure().await,
+            Name::TaskCold => task_cold::measure().await,
+            Name::TaskFailover => task_cold::measure_failover().await,
+            Name::TaskLoad => task_load::measure().await,
+            Name::WorkerMemory => worker_memory::measure().await,
         };
         if let Err(error) = measured.and_then(|report: Report| report.finish()) {
             eprintln!("{name:?}: {error:#}");

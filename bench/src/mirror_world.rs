@@ -25,7 +25,7 @@ const DEPENDENCY_BYTES: usize = 15 << 20;
 const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// As in the image of the services.
-const MALLOC: [(&str, &str); 3] = [
+pub const MALLOC: [(&str, &str); 3] = [
     ("MALLOC_ARENA_MAX", "2"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
     ("MALLOC_TRIM_THRESHOLD_", "131072"),

@@ -19,17 +19,17 @@ pub async fn measure() -> Result<Report> {
     // Once for the dependencies: what a function finds that comes later.
     for _ in 0..3 {
         world.run(&known).await?;
-        world.docker_run(image(&known)?).await?;
+        world.peer.run(image(&known)?).await?;
     }
     let parked = world.parked().await?;
     let (mut our_times, mut docker_times) = (Vec::new(), Vec::new());
     for function in &functions {
         our_times.push(world.run(function).await?);
         let image = image(function)?;
-        docker_times.push(world.docker_pull(image).await? + world.docker_run(image).await?);
+        docker_times.push(world.peer.pull(image).await? + world.peer.run(image).await?);
     }
     for function in &functions {
-        let _ = world.docker(&["rmi", image(function)?]).await;
+        world.peer.remove(image(function)?).await;
     }
     let mut report = Report::new("task-first", RUNS);
     report.durations("ours", &our_times);

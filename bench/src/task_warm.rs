@@ -22,13 +22,13 @@ async fn of(name: &'static str, imports: &str, requirements: &str, runs: usize) 
     // Once for what the first task brings: its image, and containers that wait.
     for _ in 0..10 {
         world.run(&function).await?;
-        world.docker_run(image).await?;
+        world.peer.run(image).await?;
     }
     let parked = world.parked().await?;
     let (mut our_times, mut docker_times) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         our_times.push(world.run(&function).await?);
-        docker_times.push(world.docker_run(image).await?);
+        docker_times.push(world.peer.run(image).await?);
     }
     let mut report = Report::new(name, runs);
     report.durations("ours", &our_times);

@@ -11,56 +11,30 @@ use mecapy_proto::v1::{TaskDispatch, task_dispatch::Inputs};
 use mecapy_proto::{Event as _, TaskId};
 use mecapy_testkit::Infra;
 use serde_json::Value;
-use tokio::process::Command;
+
+use crate::task_peer::{INPUTS, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(300);
-const INPUTS: &str = r#"{"n": 21}"#;
-/// As the worker has them by default.
-const FLAGS: [&str; 17] = [
-    "--network=none",
-    "--read-only",
-    "--tmpfs=/tmp:size=512m,mode=1777",
-    "--memory=2g",
-    "--memory-swap=2g",
-    "--cpus=2",
-    "--pids-limit=256",
-    "--cap-drop=ALL",
-    "--security-opt=no-new-privileges:true",
-    "--user=1000:1000",
-    "--init",
-    "--log-driver=none",
-    "--no-healthcheck",
-    "--rm",
-    "--attach=stdout",
-    "--attach=stderr",
-    "--pull=never",
-];
-
 pub struct World {
     pub system: System,
     producer: jetstream::Context,
-    folder: tempfile::TempDir,
+    pub peer: Peer,
 }
 
 impl World {
     pub async fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let pool = folder.path().join("pool");
+        let infra = Infra::shared().await;
+        let peer = Peer::new(&infra.primary()).await?;
+        let pool = peer.folder().join("pool");
         let more = format!("[worker.pool]\ndirectory = {pool:?}\n");
-        let system = System::start_with(Infra::shared().await, &more).await?;
+        let system = System::start_with(infra, &more).await?;
         let client = async_nats::ConnectOptions::with_user_and_password(
             system.nats.user.clone(),
             system.nats.password.clone(),
         )
         .connect(&system.nats.url)
         .await?;
-        std::fs::write(folder.path().join("inputs.json"), INPUTS)?;
-        let world = Self { system, producer: jetstream::new(client), folder };
-        let primary = &world.system.primary;
-        world
-            .docker(&["login", "-u", &primary.username, "-p", &primary.password, &primary.host])
-            .await?;
-        Ok(world)
+        Ok(Self { system, producer: jetstream::new(client), peer })
     }
 
     /// A function that is ready.
@@ -105,35 +79,6 @@ impl World {
             line.starts_with("mecapy_task_starts_total{") && line.contains("path=\"parked\"")
         });
         Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default())
-    }
-
-    /// The peer: the function's image, run with the same flags and inputs.
-    pub async fn docker_run(&self, image: &str) -> Result<Duration> {
-        let inputs = self.folder.path().join("inputs.json");
-        let inputs = format!("--volume={}:/tmp/inputs.json:ro", inputs.display());
-        let mut arguments = vec!["run"];
-        arguments.extend(FLAGS);
-        arguments.extend([inputs.as_str(), image]);
-        let began = Instant::now();
-        self.docker(&arguments).await?;
-        Ok(began.elapsed())
-    }
-
-    pub async fn docker_pull(&self, image: &str) -> Result<Duration> {
-        let began = Instant::now();
-        self.docker(&["pull", "-q", image]).await?;
-        Ok(began.elapsed())
-    }
-
-    pub async fn docker(&self, arguments: &[&str]) -> Result<()> {
-        let done = Command::new("docker")
-            .args(arguments)
-            .env("DOCKER_CONFIG", self.folder.path())
-            .output()
-            .await?;
-        let problem = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success(), "docker {}: {problem}", arguments[0]);
-        Ok(())
     }
 }
 

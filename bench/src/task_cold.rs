@@ -1,0 +1,125 @@
+//! The first task with dependencies that are not here, the base being here, beside `docker pull` and `docker run` of
+//! it; and what it costs more when the primary registry refuses, or takes the call and says nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mecapy_registry::{Destination, ProgressSink, Source, copy_image};
+use tokio::net::TcpListener;
+
+use crate::mirror_world::client;
+use crate::report::{Report, percentile};
+use crate::worker_world::{Function, Worker, World};
+
+const RUNS: usize = 10;
+const DEPENDENCY_BYTES: usize = 8 << 20;
+/// One image at a time, and nothing that waits: so each task pulls.
+const ALONE: [(&str, &str); 3] = [
+    ("MECAPY_WORKER__CACHE__MAX_IMAGES", "1"),
+    ("MECAPY_WORKER__POOL__ENABLED", "false"),
+    ("MECAPY_WORKER__WARM_UP__ENABLED", "false"),
+];
+
+pub async fn measure() -> Result<Report> {
+    let mut world = World::start().await?;
+    let pair = pair(&mut world).await?;
+    let worker = alone(&world, &[]).await?;
+    let (mut our_times, mut docker_times) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        our_times.push(cold(&mut world, &pair, "MISS").await?);
+        let image = &pair[0].image;
+        docker_times.push(world.peer.pull(image).await? + world.peer.run(image).await?);
+        world.peer.remove(image).await;
+    }
+    drop(worker);
+    world.peer.remove(&pair[1].image).await;
+    let mut report = Report::new("task-cold", RUNS);
+    report.durations("ours", &our_times);
+    report.durations("docker", &docker_times);
+    let ratio =
+        percentile(&our_times, 50).as_secs_f64() / percentile(&docker_times, 50).as_secs_f64();
+    report.measure("ratio_docker", ratio);
+    Ok(report)
+}
+
+pub async fn measure_failover() -> Result<Report> {
+    let mut world = World::start().await?;
+    let pair = pair(&mut world).await?;
+    for function in &pair {
+        copy_to_fallback(&world, function).await?;
+    }
+    // Bound, and not listened on: refused. Listened on, and never answered: a black hole.
+    let refused = tokio::net::TcpSocket::new_v4()?;
+    refused.bind("127.0.0.1:0".parse()?)?;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let primary = |host: String| [("MECAPY_REGISTRIES__PRIMARY__HOST", host)];
+
+    let mut report = Report::new("task-failover", RUNS);
+    let worker = alone(&world, &[]).await?;
+    let as_ever = times(&mut world, &pair, "MISS").await?;
+    drop(worker);
+    let worker = alone(&world, &primary(refused.local_addr()?.to_string())).await?;
+    let when_refused = times(&mut world, &pair, "FAILOVER").await?;
+    drop(worker);
+    let worker = alone(&world, &primary(silent.local_addr()?.to_string())).await?;
+    let first = cold(&mut world, &pair, "FAILOVER").await?;
+    let when_silent = times(&mut world, &pair, "FAILOVER").await?;
+    drop(worker);
+    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+    report.durations("ours_cold", &as_ever);
+    let as_ever = millis(percentile(&as_ever, 50));
+    report.measure("ours_over_cold_ms", millis(percentile(&when_refused, 50)) - as_ever);
+    report.measure("ours_blackholed_first_ms", millis(first));
+    report.measure("ours_blackholed_over_cold_ms", millis(percentile(&when_silent, 50)) - as_ever);
+    Ok(report)
+}
+
+/// Two functions with dependencies of their own, each of which puts the other out.
+async fn pair(world: &mut World) -> Result<[Function; 2]> {
+    let (one, two) =
+        (world.dependencies(DEPENDENCY_BYTES).await?, world.dependencies(DEPENDENCY_BYTES).await?);
+    Ok([world.function(&one, BTreeMap::new()).await?, world.function(&two, BTreeMap::new()).await?])
+}
+
+async fn alone(world: &World, more: &[(&str, String)]) -> Result<Worker> {
+    let mut all: Vec<(&str, String)> =
+        ALONE.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+    all.extend(more.iter().cloned());
+    world.worker(&all).await
+}
+
+async fn times(world: &mut World, pair: &[Function; 2], cache: &str) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    for _ in 0..RUNS {
+        times.push(cold(world, pair, cache).await?);
+    }
+    Ok(times)
+}
+
+/// The time of the first function, whose image is not there before nor after.
+async fn cold(world: &mut World, pair: &[Function; 2], cache: &str) -> Result<Duration> {
+    let (took, task) = world.run(&pair[0]).await?;
+    ensure!(task.cache.as_deref() == Some(cache), "{task:?}");
+    world.run(&pair[1]).await?;
+    for server in [&world.servers.system.primary, &world.servers.system.fallback] {
+        let Function { repository, digest, .. } = &pair[0];
+        world.until_gone(&format!("{}/{repository}@{digest}", server.host)).await?;
+    }
+    Ok(took)
+}
+
+async fn copy_to_fallback(world: &World, function: &Function) -> Result<()> {
+    let from = Source {
+        registry: client(&world.servers.system.primary)?,
+        repository: function.repository.clone(),
+        digest: function.digest,
+    };
+    let to = Destination {
+        registry: client(&world.servers.system.fallback)?,
+        repository: function.repository.clone(),
+        tags: Vec::new(),
+    };
+    copy_image(&from, &to, &ProgressSink::none()).await?;
+    Ok(())
+}
