@@ -8,7 +8,6 @@ use chrono::{Duration, Utc};
 use mecapy_advisories::{Database, import};
 use mecapy_bus::topology::{self, Setup};
 use mecapy_bus::{Bus, Outbox};
-use mecapy_scanner::LayerCache;
 use mecapy_scanner::layer::ANALYSER_VERSION;
 use mecapy_scanner::policy::{Policies, Policy};
 use mecapy_scanner::rematch::{OnRevoked, Rematch};
@@ -66,7 +65,6 @@ pub async fn measure() -> Result<Report> {
     fill(&pool, &database).await?;
     let rematch = Rematch {
         pool: pool.clone(),
-        layers: LayerCache::new(pool.clone()),
         outbox,
         policies: Policies::new(Policy::default()),
         on_revoked: OnRevoked::Refuse,

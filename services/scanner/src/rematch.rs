@@ -44,7 +44,6 @@ pub enum OnRevoked {
 #[derive(Clone)]
 pub struct Rematch {
     pub pool: PgPool,
-    pub layers: LayerCache,
     pub outbox: Outbox,
     pub policies: Policies,
     pub on_revoked: OnRevoked,
@@ -90,9 +89,11 @@ impl Rematch {
         let live = rematches::live(&self.pool).await?;
         let mut total = Summary { images: count(live.len()), ..Summary::default() };
         let groups = self.groups(live, &mut total).await?;
+        // Not the one of the scans: what is read from the store is noted as used, and stays there.
+        let cache = LayerCache::new(self.pool.clone());
         let sets = groups.len();
         let matched: Vec<Summary> = stream::iter(groups)
-            .map(|(layers, builds)| self.group(database, policy, now, layers, builds))
+            .map(|(layers, builds)| self.group(database, policy, now, &cache, layers, builds))
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await?;
@@ -154,11 +155,12 @@ impl Rematch {
         database: &Arc<Database>,
         policy: &Arc<Policy>,
         now: DateTime<Utc>,
+        cache: &LayerCache,
         layers: Vec<String>,
         builds: Vec<Uuid>,
     ) -> Result<Summary, Error> {
         let mut summary = Summary::default();
-        let Some(layers) = self.known(&layers).await? else {
+        let Some(layers) = known(cache, &layers).await? else {
             summary.unindexed = count(builds.len());
             return Ok(summary);
         };
@@ -190,19 +192,6 @@ impl Rematch {
             told(&changed, &matched, &decision);
         }
         Ok(summary)
-    }
-
-    /// The layers with their indexes; `None`: of one there is none.
-    async fn known(&self, layers: &[String]) -> Result<Option<Vec<Layer>>, Error> {
-        let digests: Option<Vec<Digest>> = layers.iter().map(|layer| layer.parse().ok()).collect();
-        let Some(digests) = digests else { return Ok(None) };
-        let known = self.layers.get(&digests).await?;
-        Ok(digests
-            .into_iter()
-            .map(|digest| {
-                known.get(&digest).map(|index| Layer { digest, index: Arc::clone(index) })
-            })
-            .collect())
     }
 
     fn matched(
@@ -246,6 +235,15 @@ impl Rematch {
             base: image.base.clone().unwrap_or_default(),
         }
     }
+}
+
+/// The layers with their indexes; `None`: of one there is none.
+async fn known(cache: &LayerCache, layers: &[String]) -> Result<Option<Vec<Layer>>, Error> {
+    let digests: Option<Vec<Digest>> = layers.iter().map(|layer| layer.parse().ok()).collect();
+    let Some(digests) = digests else { return Ok(None) };
+    let known = cache.get(&digests).await?;
+    let layer = |digest| known.get(&digest).map(|index| Layer { digest, index: Arc::clone(index) });
+    Ok(digests.into_iter().map(layer).collect())
 }
 
 fn told(changed: &[Changed], matched: &Matched, decision: &Decision) {

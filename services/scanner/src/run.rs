@@ -34,12 +34,9 @@ pub async fn run(
     take_up(&advisories);
     let layers = LayerCache::new(backbone.pool.clone());
     let engine: Arc<dyn Engine> = match options.engine {
-        EngineName::Osv => Arc::new(Osv::new(
-            advisories.clone(),
-            layers.clone(),
-            options.limits.clone(),
-            options.limit(),
-        )),
+        EngineName::Osv => {
+            Arc::new(Osv::new(advisories.clone(), layers, options.limits.clone(), options.limit()))
+        }
         EngineName::Trivy => Arc::new(Trivy::new(
             options.trivy.clone(),
             config.registries.staging.clone().unwrap_or_else(|| config.registries.primary.clone()),
@@ -50,7 +47,6 @@ pub async fn run(
     let condition = context.health.condition("advisories");
     let rematch = Rematch {
         pool: backbone.pool.clone(),
-        layers: layers.clone(),
         outbox: backbone.outbox.clone(),
         policies: policies.clone(),
         on_revoked: options.revoked,

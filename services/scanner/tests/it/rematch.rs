@@ -8,7 +8,6 @@ use futures::StreamExt as _;
 use mecapy_advisories::Database;
 use mecapy_proto::v1::ScanRevoked;
 use mecapy_proto::{BuildId, FunctionId};
-use mecapy_scanner::LayerCache;
 use mecapy_scanner::policy::{Options, Policies, Policy};
 use mecapy_scanner::rematch::{OnRevoked, Rematch};
 use mecapy_store::scans::{self, Standing};
@@ -35,8 +34,6 @@ fn now() -> DateTime<Utc> {
 fn rematch(stage: &Stage, on_revoked: OnRevoked, policy: Policy) -> Rematch {
     Rematch {
         pool: stage.pool.clone(),
-        // Another process than the one that scanned.
-        layers: LayerCache::new(stage.pool.clone()),
         outbox: stage.outbox.clone(),
         policies: Policies::new(policy),
         on_revoked,
