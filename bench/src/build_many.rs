@@ -96,7 +96,6 @@ pub async fn measure() -> Result<Report> {
     }
 
     let mut report = Report::new("build-many", 1);
-    #[expect(clippy::cast_precision_loss, reason = "a handful")]
     report.measure("ours_dependency_builds", dependency_builds as f64);
     report.measure("ours_total_s", many.as_secs_f64());
     report.measure("ours_five_alone_s", alone.as_secs_f64());

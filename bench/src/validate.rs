@@ -38,7 +38,6 @@ pub async fn measure() -> Result<Report> {
     let began = Instant::now();
     let taken: Vec<bool> = sources.iter().map(|code| is_taken(code)).collect();
     let took = began.elapsed();
-    #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
     report.measure("ours_mb_per_s", bytes as f64 / MB as f64 / took.as_secs_f64());
 
     let mut large = Vec::new();
@@ -59,7 +58,6 @@ pub async fn measure() -> Result<Report> {
             began.elapsed()
         })
         .collect();
-    #[expect(clippy::cast_precision_loss, reason = "a megabyte")]
     let scale = MB as f64 / large.len() as f64;
     report.measure("ours_p50_ms_per_mb", percentile(&times, 50).as_secs_f64() * 1000.0 * scale);
     Ok(report)
