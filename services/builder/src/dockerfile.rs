@@ -134,7 +134,7 @@ mod tests {
         for line in [
             format!("FROM {BASE}"),
             "COPY requirements.lock /tmp/requirements.lock".into(),
-            "COPY --chown=root:root user_function.py /app/user_function.py".into(),
+            "COPY user_function.py /app/user_function.py".into(),
             "LABEL org.mecapy.function.id=\"7\"".into(),
             "USER mecapy".into(),
             "CMD [\"python\", \"user_function.py\"]".into(),

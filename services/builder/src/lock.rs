@@ -12,7 +12,7 @@ use crate::rejection::Rejection;
 use crate::requirements::{Requirements, package_name, split_lines};
 
 /// Part of the key of every dependency image. Raise it when the way it is made changes what is in it.
-const RECIPE: &str = "mecapy-dependencies-1";
+const RECIPE: &str = "mecapy-dependencies-2";
 
 /// What the resolver printed can't be read as a lock.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,15 +1,16 @@
 # What the image of function {{ function_id }}, version {{ version }}, is made of. To build it yourself, put beside this file
 # the code as user_function.py{% if has_requirements %} and the lock as requirements.lock{% endif %}.
 FROM {{ base }}
-{%- if has_requirements %}
 USER root
+{%- if has_requirements %}
 COPY requirements.lock /tmp/requirements.lock
 RUN uv pip install --python /opt/venv/bin/python --only-binary :all: --require-hashes --no-deps \
     --no-cache -r /tmp/requirements.lock \
-    && { python -I -S -m compileall -q -j 0 /opt/venv/lib >/dev/null 2>&1 || true; } \
+    && { python -I -S -m compileall -q -j 0 -x '/tests?/' /opt/venv/lib >/dev/null 2>&1 || true; } \
     && rm -f /tmp/requirements.lock /opt/venv/.lock
 {%- endif %}
-COPY --chown=root:root user_function.py /app/user_function.py
+COPY user_function.py /app/user_function.py
+RUN chmod 0444 /app/user_function.py
 {%- for label in labels %}
 LABEL {{ label.name }}="{{ label.value }}"
 {%- endfor %}
