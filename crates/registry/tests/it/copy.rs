@@ -3,14 +3,15 @@ use std::sync::{Arc, Mutex};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use mecapy_registry::{
-    CopyReport, Destination, Digest, Error, Manifest, Progress, ProgressSink, Registry, Source,
-    copy_image,
+    Copier, CopyReport, Destination, Digest, Error, Manifest, Progress, ProgressSink, Registry,
+    Source, copy_image,
 };
 use mecapy_testkit::unique;
 
 use crate::fake::{Fake, answer, cut, status};
 use crate::images::{Family, blob_path, manifest_of, noise, push, push_index};
-use crate::servers::{fallback, primary};
+use crate::proxy::{Fate, Proxy, Step};
+use crate::servers::{fallback, fallback_server, primary, primary_server};
 
 fn source(registry: &Registry, repository: &str, manifest: &Manifest) -> Source {
     let digest = manifest.digest;
@@ -217,4 +218,41 @@ async fn an_unknown_image_is_not_found_and_makes_no_tag() {
     let error = copy(&source(&from, &repository, &never_pushed), &to).await.unwrap_err();
     assert!(error.is_not_found(), "{error}");
     assert_eq!(to.registry.resolve(&repository, "v1").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_new_layer_of_code_alone_costs_few_calls() {
+    let real = primary().await;
+    let repository = unique("copy");
+    let base = ("base", noise(&repository, 100_000));
+    let code = |text: &str| ("code", Bytes::from(format!("{text} {repository}")));
+    let old = push(&real, &repository, Family::Oci, &[base.clone(), code("old")]).await;
+    let new = push(&real, &repository, Family::Oci, &[base, code("new")]).await;
+    let from = Proxy::start(primary_server().await, |_| Fate::Pass).await;
+    let to = Proxy::start(fallback_server().await, |_| Fate::Pass).await;
+    // As long as a publisher lives.
+    let copier = Copier::new(to.registry());
+    let source = |image| source(&from.registry(), &repository, image);
+    let steps = [
+        Step::LookForManifest,
+        Step::LookForBlob,
+        Step::StartUpload,
+        Step::PutBlob,
+        Step::PutManifest,
+        Step::ReadManifest,
+    ];
+    let asked = || {
+        let of_source = [Step::ReadManifest, Step::ReadBlob].map(|step| from.passed(step).len());
+        (of_source, steps.map(|step| to.passed(step).len()))
+    };
+    copier.bring_image(&source(&old), &repository, &ProgressSink::none()).await.unwrap();
+    let before = asked();
+    let brought =
+        copier.bring_image(&source(&new), &repository, &ProgressSink::none()).await.unwrap();
+    let after = asked();
+    assert_eq!(brought.manifest, new);
+    assert!(brought.report.bytes_sent < 2_000, "{:?}", brought.report);
+    // Config and code; what is below is known to be there.
+    assert_eq!([0, 1].map(|at| after.0[at] - before.0[at]), [1, 2]);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(|at| after.1[at] - before.1[at]), [1, 0, 2, 2, 1, 1]);
 }
