@@ -45,7 +45,7 @@ pub struct Global {
     /// A file with the API token [env: MECAPY_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// The services' configuration file, for setup, dlq and status; MECAPY_* variables come on top of it
+    /// The services' configuration file, for setup, dlq, status and workers; MECAPY_* variables come on top of it
     #[arg(long, global = true, env = "MECAPY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -77,6 +77,8 @@ pub enum Command {
     Advisories(advisories::Command),
     /// Show how much work waits, and whether services are ready
     Status(Status),
+    /// Show the workers that live, and what they have
+    Workers,
     /// Print completions for a shell
     Completions { shell: Shell },
 }
@@ -168,7 +170,12 @@ pub enum Tasks {
         wait: bool,
     },
     /// Print what a task wrote to its standard output and standard error, to ours
-    Logs { id: TaskId },
+    Logs {
+        id: TaskId,
+        /// Show what it writes as it writes it, both to standard output, until it ends
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// Stop a task
     Cancel { id: TaskId },
 }

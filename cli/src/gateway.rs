@@ -14,7 +14,7 @@ use reqwest::{Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 
 pub use error::{Error, Problem};
-pub use events::{BuildEvent, BuildEvents};
+pub use events::{BuildEvent, BuildEvents, TaskEvent, TaskEvents};
 pub use model::{Failure, Function, Functions, NewFunction, Task};
 
 use crate::exit::Stop;
@@ -102,15 +102,24 @@ impl Client {
 
     /// The build's states and log lines, from now on.
     pub async fn build_events(&self, id: BuildId) -> Result<BuildEvents, Error> {
-        let request = self
-            .request(Method::GET, &["builds", &id.to_string(), "events"])
-            .header(ACCEPT, "text/event-stream");
-        // No limit for the whole: a build takes its time. The events have a limit for silence.
+        let answer = self.events(&["builds", &id.to_string(), "events"]).await?;
+        Ok(BuildEvents::new(answer, self.url.clone()))
+    }
+
+    /// The task's states and what its function writes, from now on.
+    pub async fn task_events(&self, id: TaskId) -> Result<TaskEvents, Error> {
+        let answer = self.events(&["tasks", &id.to_string(), "events"]).await?;
+        Ok(TaskEvents::new(answer, self.url.clone()))
+    }
+
+    async fn events(&self, path: &[&str]) -> Result<reqwest::Response, Error> {
+        let request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");
+        // No limit for the whole: builds and tasks take their time. The events have a limit for silence.
         let answer = tokio::time::timeout(ANSWER_LIMIT, request.send())
             .await
             .map_err(|_| self.unreachable("no answer".to_owned(), true))?
             .map_err(|error| self.failed(&error))?;
-        Ok(BuildEvents::new(self.checked(answer).await?, self.url.clone()))
+        self.checked(answer).await
     }
 
     /// `body` is the JSON of the task: inputs as they were written, not as we would write them.

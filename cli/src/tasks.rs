@@ -25,7 +25,8 @@ pub async fn run(command: Tasks, session: &Session) -> anyhow::Result<Exit> {
             show(&task, session, &client).await?;
             Ok(Exit::Done)
         }
-        Tasks::Logs { id } => logs(id, session, &client).await,
+        Tasks::Logs { id, follow: true } => follow_log(id, session, &client).await,
+        Tasks::Logs { id, follow: false } => logs(id, session, &client).await,
         Tasks::Cancel { id } => {
             let task = client.cancel_task(id).await?;
             session.output.show(&task.raw, || {
@@ -59,6 +60,32 @@ async fn logs(id: TaskId, session: &Session, client: &Client) -> anyhow::Result<
         session.output.raw(&stdout);
         session.output.raw_error(&stderr);
     }
+    Ok(Exit::Done)
+}
+
+/// Shows what the function writes as it writes it. What it wrote before is stored once the task has ended.
+async fn follow_log(id: TaskId, session: &Session, client: &Client) -> anyhow::Result<Exit> {
+    if client.task(id, None).await?.value.has_ended() {
+        return logs(id, session, client).await;
+    }
+    let go_on = || format!("the task goes on; to follow it: mecapy tasks logs --follow {id}");
+    let mut has_shown = false;
+    let work = async {
+        let mut progress = Progress::new(session.output, true, progress::TASK);
+        let show = |text: &str| {
+            has_shown = true;
+            // With --json the one document is that of the end.
+            if !session.output.is_json() {
+                session.output.raw(text.as_bytes());
+            }
+        };
+        watch::task_log(client, id, &mut progress, show).await.map_err(anyhow::Error::new)
+    };
+    let task = watch::unless_interrupted(work, go_on).await?;
+    if session.output.is_json() || !has_shown {
+        return logs(id, session, client).await;
+    }
+    session.hint(&format!("{}; all that it wrote: mecapy tasks logs {id}", task.value.status));
     Ok(Exit::Done)
 }
 

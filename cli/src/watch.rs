@@ -7,7 +7,7 @@ use mecapy_proto::{BuildId, TaskId};
 use tokio::time::Instant;
 
 use crate::exit::Stop;
-use crate::gateway::{Answer, BuildEvent, Client, Error, Function, Task};
+use crate::gateway::{Answer, BuildEvent, Client, Error, Function, Task, TaskEvent};
 use crate::progress::Progress;
 
 /// A gateway that was there and is gone is waited for this long: long enough for a restart.
@@ -52,6 +52,36 @@ async fn follow(
             BuildEvent::Log(text) => progress.log(&text),
             BuildEvent::Ended(function) => return Ok(*function),
         }
+    }
+}
+
+/// Shows what a task's function writes until it ends, over as many connections as it takes. What is written while
+/// there is none is not seen: the log that is stored has it.
+pub async fn task_log(
+    client: &Client,
+    id: TaskId,
+    progress: &mut Progress,
+    mut show: impl FnMut(&str),
+) -> Result<Answer<Task>, Error> {
+    let mut outage = Outage::default();
+    loop {
+        let follow = async {
+            let mut events = client.task_events(id).await?;
+            loop {
+                let event = events.next().await?;
+                outage.is_over();
+                match event {
+                    TaskEvent::Status(status) => progress.stage(&status),
+                    TaskEvent::Log(text) => show(&text),
+                    TaskEvent::Ended(task) => return Ok(*task),
+                }
+            }
+        };
+        let reason = match follow.await {
+            Ok(task) => return Ok(task),
+            Err(reason) => reason,
+        };
+        outage.wait(reason, progress).await?;
     }
 }
 

@@ -1,6 +1,7 @@
-//! What happens to a build, as it happens.
+//! What happens to a build or a task, as it happens.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -11,19 +12,24 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::sse::{self, Parser};
-use super::{Answer, Error, Function, error};
+use super::{Answer, Error, Function, Task, error};
 
 /// The gateway says something at least every 15 s; a connection silent for this long is dead.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub enum BuildEvent {
+pub enum Event<T> {
     Status(String),
-    /// One line or more.
+    /// One line or more of a build; of a task, what its function wrote.
     Log(String),
     /// The last one.
-    Ended(Box<Answer<Function>>),
+    Ended(Box<Answer<T>>),
 }
+
+pub type BuildEvent = Event<Function>;
+pub type BuildEvents = Events<Function>;
+pub type TaskEvent = Event<Task>;
+pub type TaskEvents = Events<Task>;
 
 #[derive(Deserialize)]
 struct Status {
@@ -35,15 +41,16 @@ struct Log {
     text: String,
 }
 
-pub struct BuildEvents {
+pub struct Events<T> {
     chunks: BoxStream<'static, Result<Vec<u8>, reqwest::Error>>,
     is_event_stream: bool,
     parser: Parser,
     ready: VecDeque<sse::Event>,
     url: Url,
+    of: PhantomData<fn() -> T>,
 }
 
-impl BuildEvents {
+impl<T: DeserializeOwned> Events<T> {
     pub(super) fn new(answer: reqwest::Response, url: Url) -> Self {
         let is_event_stream = answer
             .headers()
@@ -51,11 +58,18 @@ impl BuildEvents {
             .and_then(|value| value.to_str().ok())
             .is_some_and(|value| value.starts_with("text/event-stream"));
         let chunks = answer.bytes_stream().map(|chunk| chunk.map(|bytes| bytes.to_vec())).boxed();
-        Self { chunks, is_event_stream, parser: Parser::default(), ready: VecDeque::new(), url }
+        Self {
+            chunks,
+            is_event_stream,
+            parser: Parser::default(),
+            ready: VecDeque::new(),
+            url,
+            of: PhantomData,
+        }
     }
 
     /// The next event. A stream that ends or breaks off without the last event is an error that passes.
-    pub async fn next(&mut self) -> Result<BuildEvent, Error> {
+    pub async fn next(&mut self) -> Result<Event<T>, Error> {
         if !self.is_event_stream {
             return Err(self.not_ours("no stream of events".to_owned()));
         }
@@ -63,10 +77,10 @@ impl BuildEvents {
             while let Some(event) = self.ready.pop_front() {
                 let data = event.data;
                 match event.name.as_str() {
-                    "status" => return Ok(BuildEvent::Status(self.read::<Status>(&data)?.status)),
-                    "log" => return Ok(BuildEvent::Log(self.read::<Log>(&data)?.text)),
+                    "status" => return Ok(Event::Status(self.read::<Status>(&data)?.status)),
+                    "log" => return Ok(Event::Log(self.read::<Log>(&data)?.text)),
                     "ended" => {
-                        return Ok(BuildEvent::Ended(Box::new(Answer {
+                        return Ok(Event::Ended(Box::new(Answer {
                             value: self.read(&data)?,
                             raw: data,
                         })));
@@ -93,7 +107,7 @@ impl BuildEvents {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self, data: &str) -> Result<T, Error> {
+    fn read<D: DeserializeOwned>(&self, data: &str) -> Result<D, Error> {
         serde_json::from_str(data).map_err(|error| self.not_ours(error.to_string()))
     }
 

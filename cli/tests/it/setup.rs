@@ -16,6 +16,7 @@ async fn setup_can_be_run_again_and_status_shows_what_it_made() {
         "stream PIPELINE",
         "consumer worker of TASKS",
         "bucket task-results",
+        "bucket workers",
         "schema of PostgreSQL",
         "S3 bucket bucket-",
     ] {
@@ -29,6 +30,9 @@ async fn setup_can_be_run_again_and_status_shows_what_it_made() {
     assert_eq!(status["dead_letters"], 0);
     assert_eq!(status["queues"].as_array().unwrap().len(), mecapy_bus::topology::DURABLES.len());
     assert_eq!(status["builds"], serde_json::json!({}));
+
+    let nobody = mecapy(&["workers", "--json", "--config", config]).await.expect(0);
+    assert_eq!(nobody.json(), serde_json::json!([]));
 }
 
 #[tokio::test]

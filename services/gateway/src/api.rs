@@ -6,6 +6,7 @@ mod idempotency;
 mod tasks;
 mod waiting;
 mod watch;
+mod watch_task;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(crate) use idempotency::IdempotencyKey;
 pub(crate) use tasks::{LogStream, TaskRequest};
 pub(crate) use waiting::MAX_WAIT;
 pub(crate) use watch::BuildEvent;
+pub(crate) use watch_task::TaskEvent;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]

@@ -51,6 +51,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/tasks/{task_id}", get(tasks::get)),
         route(Method::GET, "/tasks/{task_id}/result", get(tasks::result)),
         route(Method::GET, "/tasks/{task_id}/logs", get(tasks::logs)),
+        route(Method::GET, "/tasks/{task_id}/events", get(events::task_events)),
         route(Method::POST, "/tasks/{task_id}/cancel", post(tasks::cancel)),
     ]
 }

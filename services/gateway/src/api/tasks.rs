@@ -238,7 +238,7 @@ impl Api {
         self.task(caller, id, wait, 0).await
     }
 
-    async fn visible_task(&self, caller: &Caller, id: TaskId) -> Result<Task, Error> {
+    pub(super) async fn visible_task(&self, caller: &Caller, id: TaskId) -> Result<Task, Error> {
         let not_found = || Error::NotFound(format!("task {id}"));
         let task = tasks::get(&self.0.pool, id).await?.ok_or_else(not_found)?;
         let function =

@@ -17,7 +17,7 @@ use crate::validate::MAX_INPUTS_BYTES;
 use crate::{Caller, Error, Gateway, view};
 
 /// Larger results are not part of the task's JSON.
-const MAX_INLINE_RESULT: u64 = 1024 * 1024;
+pub(super) const MAX_INLINE_RESULT: u64 = 1024 * 1024;
 
 /// The inputs and a little around them.
 pub(super) struct TaskLimit;

@@ -1,6 +1,6 @@
 //! A build as it goes, as server-sent events.
 
-use mecapy_store::builds;
+use mecapy_store::{TaskState, builds, tasks};
 use reqwest::Method;
 use serde_json::json;
 
@@ -64,4 +64,39 @@ async fn shutdown_ends_the_stream() {
     door.shutdown.cancel();
     assert_eq!(events.next().await, None);
     tokio::time::timeout(PATIENCE, &mut door.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_watches_a_task_sees_what_its_function_writes_and_its_end() {
+    let door = Door::open().await;
+    let function = door.ready_function("stats").await;
+    let path = format!("/functions/{function}/tasks");
+    let id = door.post(&path, json!({ "inputs": {} })).await.task();
+    let path = format!("/tasks/{id}/events");
+    let mut events = Events::of(door.request(Method::GET, &path).send().await.unwrap());
+    assert_eq!(events.next().await.unwrap(), ("status".into(), json!({ "status": "queued" })));
+
+    tasks::claim(&door.pool, id, "worker").await.unwrap().unwrap();
+    door.live.task_log(id).send("one\ntwo".into()).await;
+    let mut seen = vec![events.next().await.unwrap(), events.next().await.unwrap()];
+    seen.sort_by_key(|(name, _)| name.clone());
+    let expected = [
+        ("log".to_owned(), json!({ "text": "one\ntwo" })),
+        ("status".to_owned(), json!({ "status": "running" })),
+    ];
+    assert_eq!(seen, expected);
+
+    door.complete(id, TaskState::Failed, None).await;
+    let status = events.next().await.unwrap();
+    assert_eq!(status, ("status".into(), json!({ "status": "failed" })));
+    let (name, task) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), &task), ("ended", &door.get(&format!("/tasks/{id}")).await.body));
+    assert_eq!(events.next().await, None);
+
+    // Who comes late gets the state and the end at once.
+    let mut events = Events::of(door.request(Method::GET, &path).send().await.unwrap());
+    assert_eq!(events.next().await.unwrap().0, "status");
+    assert_eq!(events.next().await.unwrap().0, "ended");
+    let other = door.request(Method::GET, "/tasks/018f4e3e-0000-7000-8000-000000000000/events");
+    assert_eq!(other.send().await.unwrap().status(), 404);
 }
