@@ -6,6 +6,7 @@ use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::errors::Error as EngineError;
 use bollard::query_parameters::{KillContainerOptionsBuilder, WaitContainerOptionsBuilder};
 use futures::StreamExt;
+use futures::future::{BoxFuture, OptionFuture};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,8 @@ impl Engine {
         let mut asks = until == Until::Gone;
         let ask_after = tokio::time::sleep(ASK_AFTER);
         tokio::pin!(ask_after);
+        // Beside the reading: the engine does not answer a kill before what the container wrote is taken from it.
+        let mut killing: Option<BoxFuture<'_, Result<(), Error>>> = None;
         let mut exit_code = None;
         while exit_code.is_none() || !drained {
             if until == Until::Told && intent.is_none() && frames.tell_of_success() {
@@ -102,7 +105,7 @@ impl Engine {
             tokio::select! {
                 () = stop.cancelled(), if intent.is_none() && exit_code.is_none() => {
                     intent = Some(Intent::Cancel);
-                    self.kill(container).await?;
+                    killing = Some(Box::pin(self.kill(container)));
                     deadline = tokio::time::Instant::now() + LAST_WORDS;
                 }
                 () = tokio::time::sleep_until(deadline) => {
@@ -114,8 +117,12 @@ impl Engine {
                         return Err(Error::NoAnswer { call: "kill a container", limit: LAST_WORDS });
                     }
                     intent = Some(Intent::TimeOut);
-                    self.kill(container).await?;
+                    killing = Some(Box::pin(self.kill(container)));
                     deadline = tokio::time::Instant::now() + LAST_WORDS;
+                }
+                killed = OptionFuture::from(killing.as_mut()), if killing.is_some() => {
+                    killing = None;
+                    killed.unwrap_or(Ok(()))?;
                 }
                 () = &mut feed, if !fed => fed = true,
                 item = output.next(), if !drained => match item {

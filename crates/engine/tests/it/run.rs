@@ -77,6 +77,16 @@ async fn a_time_out_is_told_as_one_with_what_was_said_before() {
 }
 
 #[tokio::test]
+async fn a_function_that_never_stops_writing_is_ended_at_its_limit() {
+    let began = std::time::Instant::now();
+    let code = "while True: print('x' * 65536)";
+    let outcome = run(code, |request| request.limits.timeout = Duration::from_secs(2)).await;
+    assert_eq!(outcome.end, End::TimedOut);
+    assert!(outcome.stdout.is_truncated());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_time_out_of_a_function_that_ignores_signals_and_fills_its_memory_is_a_time_out() {
     let code = r#"
 import signal, time
