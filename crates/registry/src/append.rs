@@ -6,8 +6,9 @@
 //! base layers ─ mount ───────────┘
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::config_patch::sorted;
 use crate::copy::{STREAMS, bring_blob};
+use crate::holders::KNOWN_FOR;
 use crate::media_types::{DOCKER_LAYER_GZIP, OCI_LAYER_GZIP};
 use crate::registry::Registry;
 use crate::{ConfigPatch, Content, Descriptor, Digest, Error, Manifest, TarLayer};
@@ -67,8 +69,8 @@ pub struct Appender {
 #[derive(Debug, Default)]
 struct Seen {
     configs: HashMap<Digest, Bytes>,
-    /// Repositories, and manifests whose layers they hold.
-    held: HashSet<(String, Digest)>,
+    /// Repositories, and manifests whose layers they hold, with when that was seen.
+    held: HashMap<(String, Digest), Instant>,
 }
 
 impl Appender {
@@ -112,7 +114,8 @@ impl Appender {
         };
 
         let place = (target_repository.to_owned(), base.manifest.digest);
-        if self.seen().held.contains(&place) {
+        let seen_at = self.seen().held.get(&place).copied();
+        if seen_at.is_some_and(|seen_at| seen_at.elapsed() < KNOWN_FOR) {
             futures::try_join!(
                 registry.put_new_blob(target_repository, packed.gzip.clone()),
                 registry.put_new_blob(target_repository, new_config.clone()),
@@ -144,7 +147,7 @@ impl Appender {
         if seen.held.len() >= MAX_HELD {
             seen.held.clear();
         }
-        seen.held.insert(place);
+        seen.held.insert(place, Instant::now());
         Ok(appended)
     }
 

@@ -24,14 +24,14 @@ impl Copier {
         Ok(lacking(&here, &there))
     }
 
-    /// Brings referrers and lists them. Nobody else of ours may list referrers of the same image meanwhile. One that the
+    /// Brings referrers, which are found once they are listed too: [`crate::Registry::list_referrers`]. One that the
     /// source lists and hasn't got is left out.
-    pub async fn copy_referrers(
+    pub async fn bring_referrers(
         &self,
         from: &Source,
         repository: &str,
         referrers: Vec<Referrer>,
-    ) -> Result<CopyReport, Error> {
+    ) -> Result<(CopyReport, Vec<Referrer>), Error> {
         let to = Target { repository: repository.to_owned(), ..Target::default() };
         let copies: Vec<_> = referrers
             .into_iter()
@@ -51,9 +51,8 @@ impl Copier {
             report.blobs += one.blobs;
             brought.push(referrer);
         }
-        self.0.to.list_referrers(repository, &from.digest, &brought).await?;
         report.is_unchanged = brought.is_empty();
-        Ok(report)
+        Ok((report, brought))
     }
 
     /// None: its source lists it and hasn't got it.

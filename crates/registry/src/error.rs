@@ -77,6 +77,9 @@ pub enum Error {
     #[error("the answer of {host} for {subject} makes no sense: {reason}")]
     Protocol { host: String, subject: String, reason: String },
 
+    #[error("somebody else writes {subject} at {host} at the same time")]
+    Contended { host: String, subject: String },
+
     #[error("the manifest {digest} can't be used: {reason}")]
     Manifest { digest: Digest, reason: String },
 
@@ -88,7 +91,10 @@ impl Error {
     /// Whether the same call may succeed later: no connection, a broken one, or a busy server.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Interrupted { .. } | Self::TimedOut { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Interrupted { .. }
+            | Self::TimedOut { .. }
+            | Self::Contended { .. } => true,
             // 501 and 505 say that the server will never do it.
             Self::Status { status, .. } => {
                 matches!(status, 408 | 425 | 429)

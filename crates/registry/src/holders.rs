@@ -14,7 +14,7 @@ use crate::Digest;
 const MAX_KNOWN: usize = 20_000;
 /// What was seen longer ago is looked at again. A registry refuses a manifest whose blobs are gone, and then all of it is
 /// looked at; one that doesn't refuse is wrong for no longer than this.
-const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+pub(crate) const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Default)]
 pub(crate) struct Holders {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -37,7 +38,9 @@ const TITLE: &str = "org.opencontainers.image.title";
 const MAX_PAGE_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_PAGES: usize = 100;
 /// How often an index is written that somebody else keeps writing over.
-const MAX_WRITES: usize = 5;
+const MAX_WRITES: u32 = 5;
+/// Before another write, growing: somebody else may be at it, and some registries show what they have with delay.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Something to attach to an image. The same artifact and subject make the same manifest.
 #[derive(Clone, Debug)]
@@ -139,32 +142,52 @@ impl Registry {
             Listed::ByApi(_) => self.referrers_index(repository, &tag).await?,
             Listed::ByTag(index) => index,
         };
-        for _ in 0..MAX_WRITES {
+        for write in 0..MAX_WRITES {
             let Some(longer) = with(index.as_ref(), referrers)? else { return Ok(()) };
+            tokio::time::sleep(PAUSE * write).await;
             self.put_manifest(repository, &tag, &longer).await?;
             index = self.referrers_index(repository, &tag).await?;
         }
-        Err(self.nonsense(
-            &format!("referrers of {repository}@{subject}"),
-            "its list does not keep what is written to it",
-        ))
+        match with(index.as_ref(), referrers)? {
+            None => Ok(()),
+            Some(_) => Err(Error::Contended {
+                host: self.host().to_owned(),
+                subject: format!("referrers of {repository}@{subject}"),
+            }),
+        }
     }
 
     async fn listed(&self, repository: &str, subject: &Digest) -> Result<Listed, Error> {
-        if !self.lacks_referrers().load(Ordering::Relaxed) {
-            match self.referrers_by_api(repository, subject).await {
-                Ok(all) => return Ok(Listed::ByApi(all)),
-                // The subject is there, so it is the question that is not known (distribution specification).
-                Err(Error::NotFound { .. } | Error::Status { status: 405, .. }) => {
-                    self.lacks_referrers().store(true, Ordering::Relaxed);
-                }
-                Err(error) => return Err(error),
-            }
+        if let Some(all) = self.referrers_told(repository, subject).await? {
+            return Ok(Listed::ByApi(all));
         }
         self.referrers_index(repository, &referrers_tag(subject)).await.map(Listed::ByTag)
     }
 
-    pub(crate) async fn referrers_by_api(
+    /// What the registry's API of referrers tells. None: nothing, mostly since it has no such API.
+    pub(crate) async fn referrers_told(
+        &self,
+        repository: &str,
+        subject: &Digest,
+    ) -> Result<Option<Vec<Referrer>>, Error> {
+        if self.lacks_referrers().load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.referrers_by_api(repository, subject).await {
+            Ok(all) => Ok(Some(all)),
+            // The API answers an empty list where nothing refers to a digest (distribution specification); but some that
+            // have it say this of a repository or subject that is not there.
+            Err(Error::NotFound { .. } | Error::Status { status: 405, .. }) => {
+                if self.resolve(repository, &subject.to_string()).await?.is_some() {
+                    self.lacks_referrers().store(true, Ordering::Relaxed);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn referrers_by_api(
         &self,
         repository: &str,
         subject: &Digest,

@@ -119,14 +119,15 @@ pub async fn is_of_a_newer(pool: &PgPool, digest: &str, id: BuildId) -> Result<b
     .await?)
 }
 
-/// The highest version of the same function that was asked for after this build and has not failed. None: this is the
-/// newest.
+/// The highest version of the same function that was asked for after this build and has not failed, nor is to be
+/// cancelled. None: this is the newest.
 pub async fn newer_version(pool: &PgPool, id: BuildId) -> Result<Option<i32>, Error> {
     Ok(sqlx::query_scalar(
         "select max(newer.version) from builds b join builds newer
              on newer.function_id = b.function_id and newer.version > b.version
                  and newer.requested_at >= b.requested_at
-         where b.id = $1 and newer.state in ('queued', 'building', 'scanning', 'publishing', 'ready')",
+         where b.id = $1 and not newer.cancel_requested
+             and newer.state in ('queued', 'building', 'scanning', 'publishing', 'ready')",
     )
     .bind(id.uuid())
     .fetch_one(pool)

@@ -128,14 +128,15 @@ impl Standing {
     }
 }
 
-/// How the newest scan of this digest stands, as an image of this function.
+/// How the newest scan of this digest stands, as an image of this function. What has something against the digest counts
+/// until it is taken back, whatever a later scan says: it may have been made with an older database.
 pub async fn standing(
     pool: &PgPool,
     digest: &str,
     function: FunctionId,
 ) -> Result<Standing, Error> {
     let newest: Option<(String, bool)> = sqlx::query_as(
-        "select verdict, refused from scans join builds on builds.id = scans.build_id
+        "select verdict, bool_or(refused) over () from scans join builds on builds.id = scans.build_id
          where scans.digest = $1 and builds.function_id = $2 order by scans.scanned_at desc limit 1",
     )
     .bind(digest)

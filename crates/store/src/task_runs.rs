@@ -48,7 +48,7 @@ pub async fn know(pool: &PgPool, new: &NewTask) -> Result<Known, Error> {
          left join functions as function
              on function.id = coalesce(task.function_id, $2) and function.deleted_at is null
          left join lateral (
-             select scans.verdict, scans.refused from scans join builds on builds.id = scans.build_id
+             select scans.verdict, bool_or(scans.refused) over () as refused from scans join builds on builds.id = scans.build_id
              where scans.digest = split_part(function.docker_image, '@', 2)
                  and builds.function_id = function.id
              order by scans.scanned_at desc limit 1

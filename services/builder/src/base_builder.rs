@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base_files::BaseFiles;
 use crate::base_matrix::Cell;
 use crate::build_log::BuildLog;
-use crate::engine_step::{Broom, Budget, Settings};
+use crate::engine_step::{self, Broom, Budget, Settings};
 use crate::options::Options;
 use crate::rejection::Rejection;
 use crate::single_flight::SingleFlight;
@@ -321,6 +321,9 @@ impl Work<'_> {
 fn explain(error: mecapy_engine::Error, options: &Options) -> Error {
     use mecapy_engine::Error as Engine;
     let rejected = |code, message: String| Error::Rejected(Rejection::new(code, message));
+    if let Some(gone) = engine_step::relay_is_gone(&error) {
+        return gone;
+    }
     match error {
         Engine::Cancelled => Error::Cancelled,
         Engine::TimedOut { .. } => rejected(

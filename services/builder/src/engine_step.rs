@@ -321,7 +321,21 @@ fn failure(error: mecapy_engine::Error, lines: &[String], options: &Options) -> 
                 format!("installing the packages failed with status {code}; the log says more"),
             ),
         },
-        source => Error::engine("building the dependency image")(source),
+        source => relay_is_gone(&source)
+            .unwrap_or_else(|| Error::engine("building the dependency image")(source)),
+    }
+}
+
+/// The container whose network steps join went between being looked at and being joined: the next try starts another.
+pub(crate) fn relay_is_gone(error: &mecapy_engine::Error) -> Option<Error> {
+    const SAID: [&str; 3] = ["cannot join network", "No such container", "is not running"];
+    match error {
+        mecapy_engine::Error::Failed { exit_code: None, message, .. }
+            if SAID.iter().any(|said| message.contains(said)) =>
+        {
+            Some(Error::Egress(message.clone()))
+        }
+        _ => None,
     }
 }
 

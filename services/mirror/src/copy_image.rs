@@ -174,11 +174,14 @@ impl CopyImage {
         if missing.is_empty() {
             return Ok(());
         }
-        let (host, digest) = (self.copier.registry().host(), from.digest.to_string());
-        let turn = Turn::at_referrers(&self.pool, host, &from.repository, &digest).await;
+        let brought = self.copier.bring_referrers(from, &from.repository, missing).await;
+        let (brought, referrers) = brought.map_err(Ok)?;
+        // Others wait for this turn, and it holds a connection: only for what is quick.
+        let (fallback, digest) = (self.copier.registry(), from.digest.to_string());
+        let turn = Turn::at_referrers(&self.pool, fallback.host(), &from.repository, &digest).await;
         let _turn = turn.map_err(|error| Err(Trouble::from(error)))?;
-        let brought = self.copier.copy_referrers(from, &from.repository, missing).await;
-        let brought = brought.map_err(Ok)?;
+        let listed = fallback.list_referrers(&from.repository, &from.digest, &referrers).await;
+        listed.map_err(Ok)?;
         report.bytes_sent += brought.bytes_sent;
         report.bytes_mounted += brought.bytes_mounted;
         report.bytes_skipped += brought.bytes_skipped;

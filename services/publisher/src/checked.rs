@@ -81,6 +81,12 @@ pub(crate) async fn check(
             format!("{text} has no PASSED scan on record, so it is not published"),
         )));
     };
+    if scan.refused {
+        return Ok(Check::Refuse(failure(
+            ErrorCode::ImageRevoked,
+            format!("{text} had passed, and was revoked before it was published"),
+        )));
+    }
     let Identity { version, owner, release } = identity;
     Ok(Check::Publish(Box::new(Checked { build, scan, version, owner, digest, staged, release })))
 }

@@ -29,6 +29,7 @@ use mecapy_objects::Objects;
 use mecapy_proto::v1::ScanDone;
 use mecapy_registry::Copier;
 use mecapy_service::Context;
+use tokio_util::task::TaskTracker;
 
 pub use attach::{PROVENANCE, REPORT, SARIF, SBOM};
 pub use config::{Config, Options};
@@ -40,15 +41,21 @@ pub async fn run(
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
+    let broom = Broom {
+        pool: backbone.pool.clone(),
+        staging: config.registries.staging()?,
+        sweeping: TaskTracker::new(),
+    };
     let publish = Publish {
         pool: backbone.pool.clone(),
         objects: Objects::new(&config.s3),
-        staging: Broom { pool: backbone.pool.clone(), staging: config.registries.staging()? },
+        staging: broom.clone(),
         primary: Copier::new(config.registries.primary()?),
         fallback: config.registries.fallback()?.map(Copier::new),
     };
     let options =
         ConsumerOptions { durable: topology::PUBLISHER, concurrency: config.publisher.concurrency };
     backbone.consume::<ScanDone, _>(&context, options, publish).await;
+    broom.rest().await;
     Ok(())
 }

@@ -146,9 +146,7 @@ impl Publish {
                 Ok(if moved { Outgoing::event(&done) } else { Outgoing::none() })
             })
         })
-        .then(move || {
-            tokio::spawn(async move { broom.sweep(id, staged, digest).await });
-        })
+        .then(move || broom.sweep_later(id, staged, digest))
     }
 }
 

@@ -3,10 +3,12 @@
 //! Its blobs stay where others have them: a repository's blobs are not its manifests', and the dependency image has a
 //! repository of its own. What can't be removed now, the janitor's sweep of staging removes later.
 
+use backon::{ExponentialBuilder, Retryable as _};
 use mecapy_proto::BuildId;
 use mecapy_registry::{Digest, Registry};
 use mecapy_service::chain;
 use mecapy_store::{PgPool, staging};
+use tokio_util::task::TaskTracker;
 
 use crate::metric_definitions as metrics;
 use crate::trouble::Trouble;
@@ -20,9 +22,22 @@ const DEPENDENCIES: &str = "mecapy/staging/deps";
 pub struct Broom {
     pub pool: PgPool,
     pub staging: Registry,
+    pub sweeping: TaskTracker,
 }
 
 impl Broom {
+    /// As [`Broom::sweep`], beside what its caller does next.
+    pub(crate) fn sweep_later(&self, build: BuildId, repository: String, digest: Digest) {
+        let broom = self.clone();
+        self.sweeping.spawn(async move { broom.sweep(build, repository, digest).await });
+    }
+
+    /// Until nothing is half done.
+    pub(crate) async fn rest(&self) {
+        self.sweeping.close();
+        self.sweeping.wait().await;
+    }
+
     /// Removes the reference of a build's image, unless another build needs it or may come to.
     pub async fn sweep(&self, build: BuildId, repository: String, digest: Digest) {
         let outcome = match self.remove(build, &repository, digest).await {
@@ -59,11 +74,24 @@ impl Broom {
             Err(error) => return Err(error.into()),
         };
         self.staging.delete_manifest(repository, &digest).await?;
-        // A build may have begun meanwhile and have found its image there. Its blobs still are.
-        if staging::is_wanted(&self.pool, build).await? {
-            self.staging.put_manifest(repository, &reference, &manifest).await?;
-            return Ok("kept");
+        // A build may have begun meanwhile and have found its image there. Its blobs still are. Not to know is no
+        // reason to leave it without.
+        let is_wanted = staging::is_wanted(&self.pool, build).await;
+        if matches!(is_wanted, Ok(false)) {
+            return Ok("removed");
         }
-        Ok("removed")
+        let put = || self.staging.put_manifest(repository, &reference, &manifest);
+        if let Err(error) = put.retry(ExponentialBuilder::default().with_jitter()).await {
+            tracing::error!(
+                build.id = %build,
+                repository,
+                %digest,
+                error = chain(&error),
+                "an image that another build may need went from staging and can't be put back; build again what fails for want of it"
+            );
+            return Err(error.into());
+        }
+        is_wanted?;
+        Ok("kept")
     }
 }

@@ -35,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WAIT_FOR_A_START: Duration = Duration::from_secs(2);
 /// How many are started at once: more of them would take the cores from tasks that run.
 const STARTS_AT_ONCE: usize = 2;
+/// How long the end of the process waits for starts.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A handle; cheap to clone.
 #[derive(Clone)]
@@ -182,12 +184,13 @@ impl Pool {
         self.0.changed.notify_one();
     }
 
-    /// Removes what waits: the process ends. What is being started comes to its end, so that it can be removed too.
+    /// Removes what waits: the process ends. What is being started mostly comes to its end, so that it can be removed
+    /// too; what takes long is removed as a dead worker's is.
     pub(crate) async fn close(&self) {
         self.0.is_off.store(true, Ordering::Relaxed);
         self.shelves().clear();
         self.0.starts.close();
-        self.0.starts.wait().await;
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.0.starts.wait()).await;
     }
 
     /// Sees to it, for as long as the process runs, that as many wait as should.

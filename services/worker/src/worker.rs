@@ -34,6 +34,8 @@ use crate::slot::Used;
 use crate::sources::Sources;
 use crate::{Error, Options, live_log, metric_definitions as metrics, storage};
 
+/// A used container's removal waits until the result is kept, but no longer: what the function left running ends with it.
+const REMOVE_WITHIN: Duration = Duration::from_secs(1);
 /// How often a task that somebody else runs is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A task that runs this much longer than it may is nobody's any more.
@@ -242,9 +244,18 @@ impl Worker {
             store_ms: 0,
         };
         let store = self.store(task, outcome, ending, report);
-        let (recorded, result) = match store.instrument(tracing::info_span!("store")).await? {
-            Some(kept) => kept,
-            None => return self.wait_out(task).await,
+        let store = store.instrument(tracing::info_span!("store"));
+        tokio::pin!(store);
+        let (stored, used) = match tokio::time::timeout(REMOVE_WITHIN, &mut store).await {
+            Ok(stored) => (stored, used),
+            Err(_) => {
+                drop(used);
+                (store.await, None)
+            }
+        };
+        let Some((recorded, result)) = stored? else {
+            drop(used);
+            return self.wait_out(task).await;
         };
         let afterwards = self.afterwards(task.id(), result, used);
         Ok(recorded.into_outcome(self.pool.clone()).then(afterwards))
@@ -265,7 +276,8 @@ impl Worker {
         // The commit asks again, and decides; but a message that is another attempt's now must neither be
         // acknowledged nor handed back, and here it can be held.
         let (kept, is_overtaken) = tokio::join!(keep, self.is_overtaken(task));
-        if is_overtaken? {
+        // What was written for long may have been overtaken since that answer.
+        if is_overtaken? || (began.elapsed() > LOOK_EVERY && self.is_overtaken(task).await?) {
             return Ok(None);
         }
         report.result_key = kept.map_err(HandlerError::transient)?;
@@ -292,11 +304,18 @@ impl Worker {
             (self.afterwards.clone(), Arc::clone(&self.results), self.parked.clone());
         move || {
             tasks.spawn(async move {
-                if let Some(result) = result {
-                    storage::offer(&results, id, result).await;
-                }
+                let offer = async {
+                    if let Some(result) = result {
+                        storage::offer(&results, id, result).await;
+                    }
+                };
+                tokio::pin!(offer);
+                let offered = tokio::time::timeout(REMOVE_WITHIN, &mut offer).await;
                 drop(used);
                 parked.refill();
+                if offered.is_err() {
+                    offer.await;
+                }
             });
         }
     }

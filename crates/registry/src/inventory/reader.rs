@@ -212,18 +212,12 @@ impl Reader {
             .into_iter()
             .map(|digest| async move {
                 let _permit = self.permits.acquire().await;
-                if !self.asks_referrers || self.registry.lacks_referrers().load(Ordering::Relaxed) {
+                if !self.asks_referrers {
                     return Ok(Vec::new());
                 }
-                match self.registry.referrers_by_api(repository, &digest).await {
-                    Ok(told) => Ok(told.into_iter().map(|referrer| referrer.digest).collect()),
-                    // One that has the API answers an empty list also where nothing refers to a digest.
-                    Err(Error::NotFound { .. } | Error::Status { status: 405, .. }) => {
-                        self.registry.lacks_referrers().store(true, Ordering::Relaxed);
-                        Ok(Vec::new())
-                    }
-                    Err(error) => Err(error),
-                }
+                let told = self.registry.referrers_told(repository, &digest).await?;
+                let told = told.unwrap_or_default().into_iter();
+                Ok::<Vec<_>, Error>(told.map(|referrer| referrer.digest).collect())
             })
             .collect();
         let mut asks = stream::iter(asks).buffer_unordered(CONCURRENCY);

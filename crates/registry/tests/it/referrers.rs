@@ -1,6 +1,8 @@
 //! What refers to an image, in a registry that lists nothing by itself, and in one that does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
@@ -148,6 +150,34 @@ async fn a_registry_that_lists_referrers_itself_gets_no_tag() {
 }
 
 #[tokio::test]
+async fn no_answer_for_a_subject_that_is_not_there_says_nothing_of_the_registry() {
+    let subject = Digest::of(b"subject");
+    let path = format!("/v2/r/referrers/{subject}");
+    let is_there = Arc::new(AtomicBool::new(false));
+    let fake = Fake::start({
+        let (path, is_there) = (path.clone(), Arc::clone(&is_there));
+        move |asked| {
+            let list =
+                json!({"schemaVersion": 2, "mediaType": media_types::OCI_INDEX, "manifests": []});
+            match asked.path.as_str() {
+                "/v2/" => status(StatusCode::OK),
+                asked if asked == path && is_there.load(Ordering::Relaxed) => {
+                    let headers = [("content-type", media_types::OCI_INDEX)];
+                    answer(StatusCode::OK, &headers, list.to_string())
+                }
+                _ => status(StatusCode::NOT_FOUND),
+            }
+        }
+    })
+    .await;
+    let registry = fake.registry();
+    assert!(registry.referrers("r", &subject).await.unwrap().is_empty());
+    is_there.store(true, Ordering::Relaxed);
+    assert!(registry.referrers("r", &subject).await.unwrap().is_empty());
+    assert_eq!(fake.asked().iter().filter(|asked| asked.path == path).count(), 2);
+}
+
+#[tokio::test]
 async fn one_that_does_not_is_asked_once_whether_it_does() {
     let (repository, real) = (unique("refer"), primary().await);
     let image = image(&real, &repository).await;
@@ -175,7 +205,8 @@ async fn referrers_go_with_an_image_and_once_they_are_there_they_are_not_missing
     assert_eq!(missing, put);
     // There, somebody has signed it already.
     let (theirs, _) = refer(&to, &repository, &image).await;
-    let report = copier.copy_referrers(&source, &repository, missing).await.unwrap();
+    let (report, brought) = copier.bring_referrers(&source, &repository, missing).await.unwrap();
+    to.list_referrers(&repository, &image.digest, &brought).await.unwrap();
     assert!(report.bytes_sent > 0 && !report.is_unchanged);
     let listed: Vec<_> =
         list(&to, &repository, &image).await.iter().map(|one| one.digest).collect();
@@ -200,7 +231,8 @@ async fn a_referrer_that_is_listed_and_gone_keeps_no_other_from_going() {
         Source { registry: from.clone(), repository: repository.clone(), digest: image.digest };
     copier.bring_image(&source, &repository, &ProgressSink::none()).await.unwrap();
     let missing = copier.missing_referrers(&source, &repository).await.unwrap();
-    copier.copy_referrers(&source, &repository, missing).await.unwrap();
+    let (_, brought) = copier.bring_referrers(&source, &repository, missing).await.unwrap();
+    to.list_referrers(&repository, &image.digest, &brought).await.unwrap();
     assert_eq!(list(&to, &repository, &image).await, kept);
 }
 

@@ -168,11 +168,17 @@ async fn read_head(up: &mut tokio::sync::mpsc::Receiver<Sent>) -> Option<(Bytes,
     }
 }
 
+/// Nothing that a next proxy could take for the end of a line, of the head, or for another request: what is passed on
+/// is what was looked at.
 fn parse(head: &[u8]) -> Option<Asked> {
-    let mut lines = std::str::from_utf8(head).ok()?.trim_end().split("\r\n");
+    let mut lines = std::str::from_utf8(head).ok()?.strip_suffix("\r\n\r\n")?.split("\r\n");
+    if lines.clone().any(|line| line.chars().any(|c| c.is_control() && c != '\t')) {
+        return None;
+    }
     let mut words = lines.next()?.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    if words.next().is_some() || !version.starts_with("HTTP/1.") {
+    let is_method = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase());
+    if words.next().is_some() || !is_method || !version.starts_with("HTTP/1.") {
         return None;
     }
     if method == "CONNECT" {
@@ -192,11 +198,19 @@ fn parse(head: &[u8]) -> Option<Asked> {
     let mut headers = vec![format!("Host: {authority}")];
     for line in lines {
         let (name, _) = line.split_once(':')?;
-        if !of_this_hop.contains(&name.trim().to_ascii_lowercase().as_str()) {
+        if name.is_empty() || !name.bytes().all(is_of_a_token) {
+            return None;
+        }
+        if !of_this_hop.contains(&name.to_ascii_lowercase().as_str()) {
             headers.push(line.to_owned());
         }
     }
     Some(Asked { host, port, plain: Some(Plain { method: method.to_owned(), url, headers }) })
+}
+
+/// RFC 9110, 5.6.2.
+fn is_of_a_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Until the far end has said all, or either breaks.
@@ -278,6 +292,14 @@ mod tests {
             "GET ftp://pypi.org/ HTTP/1.1\r\n\r\n",
             "\r\n\r\n",
             "",
+            // A second request for whoever takes a bare line feed for the end of a line.
+            "GET http://index/ HTTP/1.1\r\nX: a\n\nGET http://169.254.169.254/ HTTP/1.1\nY: \r\n\r\n",
+            "GET http://index/ HTTP/1.1\r\nX: a\rHost: b\r\n\r\n",
+            "GET\nhttp://index/ HTTP/1.1\r\n\r\n",
+            "GET\tA http://index/ HTTP/1.1\r\n\r\n",
+            "GET http://index/ HTTP/1.1\r\nX: a\r\n folded: b\r\n\r\n",
+            "GET http://index/ HTTP/1.1\r\nHost : b\r\n\r\n",
+            "CONNECT pypi.org:443 HTTP/1.1\r\nX: a\n\nGET / HTTP/1.1\r\n\r\n",
         ] {
             assert_eq!(asked(bad), None, "{bad:?}");
         }

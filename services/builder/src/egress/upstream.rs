@@ -146,7 +146,7 @@ async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     // Where clouds tell a machine its own secrets, whoever's name leads there.
-    found.retain(|address| !is_link_local(address.ip()));
+    found.retain(|address| !is_of_a_cloud(address.ip()));
     if found.is_empty() {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
@@ -158,11 +158,21 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+/// Addresses at which clouds answer a machine: the link-local ones; Alibaba's and Oracle's own; Amazon's of IPv6; and
+/// any of them by way of NAT64 (RFC 6052).
+fn is_of_a_cloud(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        // And Amazon's of IPv6.
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments()[..3] == [0xfd00, 0xec2, 0],
+        IpAddr::V4(v4) => {
+            v4.is_link_local() || [[100, 100, 100, 200], [192, 0, 0, 192]].contains(&v4.octets())
+        }
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                let [a, b] = high.to_be_bytes();
+                let [c, d] = low.to_be_bytes();
+                is_of_a_cloud(IpAddr::from([a, b, c, d]))
+            }
+            segments => v6.is_unicast_link_local() || segments[..3] == [0xfd00, 0xec2, 0],
+        },
     }
 }
 
@@ -213,12 +223,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn link_local_addresses_are_never_connected_to() {
-        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"] {
-            assert!(is_link_local(address.parse().unwrap()), "{address}");
+    fn addresses_of_clouds_are_never_connected_to() {
+        for address in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "192.0.0.192",
+            "64:ff9b::a9fe:a9fe",
+        ] {
+            assert!(is_of_a_cloud(address.parse().unwrap()), "{address}");
         }
         for address in ["127.0.0.1", "10.0.0.1", "1.1.1.1", "fd00::1", "::1"] {
-            assert!(!is_link_local(address.parse().unwrap()), "{address}");
+            assert!(!is_of_a_cloud(address.parse().unwrap()), "{address}");
         }
     }
 

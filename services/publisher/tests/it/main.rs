@@ -15,6 +15,7 @@ use mecapy_store::functions::NewVersion;
 use mecapy_store::scans::NewScan;
 use mecapy_store::{BuildState, PgPool, builds, functions, scans};
 use mecapy_testkit::{Infra, RegistryServer, unique};
+use tokio_util::task::TaskTracker;
 
 mod attached;
 mod away;
@@ -72,7 +73,11 @@ impl World {
         let publish = Publish {
             pool: pool.clone(),
             objects: objects.clone(),
-            staging: Broom { pool: pool.clone(), staging: registry.clone() },
+            staging: Broom {
+                pool: pool.clone(),
+                staging: registry.clone(),
+                sweeping: TaskTracker::new(),
+            },
             primary: Copier::new(registry.clone()),
             fallback: None,
         };
