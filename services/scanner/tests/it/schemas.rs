@@ -103,11 +103,11 @@ fn bills_of_materials_are_what_cyclonedx_1_5_says() {
 
 #[test]
 fn findings_are_what_sarif_2_1_0_says() {
-    let mut sarif = schema("sarif-2.1.0.schema.json");
     // As published, the pattern of a language has a bracket too many, and is no regular expression.
-    let language = &mut sarif["definitions"]["run"]["properties"]["language"];
-    assert!(language["pattern"].take().as_str().unwrap().ends_with("]?$"));
-    language["pattern"] = "^[a-zA-Z]{2}(-[a-zA-Z]{2})?$".into();
+    let published = schema("sarif-2.1.0.schema.json").to_string();
+    let sarif = published.replace("-[a-zA-Z]{2}]?$", "-[a-zA-Z]{2}$");
+    assert_ne!(sarif, published);
+    let sarif: Value = serde_json::from_str(&sarif).unwrap();
     let validator = jsonschema::validator_for(&sarif).unwrap();
     let full = full();
     assert!(full.scan.findings.len() >= 4, "{:#?}", full.scan.findings);
