@@ -165,23 +165,33 @@ pub async fn settle(
     Ok(done.rows_affected() == 1)
 }
 
-/// What can be put back: what a run deleted, or each image's newest deletion by a part of its name. What was begun and
-/// has no outcome may be deleted, or a part of its tags may be: it is in it as well.
+/// What can be put back: what a run deleted, or each image's newest deletion by a part of its name with what went along
+/// with it. What was begun and has no outcome may be deleted, or a part of its tags may be: it is in it as well.
 pub async fn deleted(pool: &PgPool, target: &Target<'_>) -> Result<Vec<Item>, Error> {
+    const CAN_BE: &str = "(state in ('done', 'undo_failed') or (state in ('absent', 'planned') and manifest is not null))
+        and action in ('delete', 'remove_tag')";
     let (run, repository, tag, digest) = match *target {
         Target::Run(run) => (Some(run), None, None, None),
         Target::Image { repository, tag, digest } => (None, repository, tag, digest),
     };
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select * from (
-             select distinct on (repository, digest, case when $1::text is null then '' else position::text end) {ITEM}
+        "with recursive named as (
+             select distinct on (repository, digest, case when $1::text is null then '' else position::text end)
+                 run_id, position, repository, digest
              from cleanup_items
-             where (state in ('done', 'undo_failed') or (state in ('absent', 'planned') and manifest is not null))
-               and action in ('delete', 'remove_tag')
-               and ($1::text is null or run_id = $1) and ($2::text is null or repository = $2)
+             where {CAN_BE} and ($1::text is null or run_id = $1) and ($2::text is null or repository = $2)
                and ($3::text is null or tags @> array[$3]) and ($4::text is null or digest = $4)
              order by repository, digest, case when $1::text is null then '' else position::text end, updated_at desc
-         ) i order by depth desc, position desc"
+         ), whole as (
+             select * from named
+             union
+             select i.run_id, i.position, i.repository, i.digest
+             from whole w join cleanup_items i on i.run_id = w.run_id and i.repository = w.repository
+                 and i.owners @> array[w.digest]
+             where {CAN_BE}
+         )
+         select {ITEM} from cleanup_items join whole using (run_id, position, repository, digest)
+         order by depth desc, position desc"
     )))
     .bind(run)
     .bind(repository)

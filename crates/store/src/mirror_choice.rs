@@ -37,12 +37,35 @@ const CANDIDATES: &str = "select b.digest, min(b.docker_image) as docker_image,
      group by f.id, b.digest, used.tasks
      order by used.tasks desc, b.digest, f.id";
 
+/// The images of these functions that a run may choose, with how often each ran.
+const IMAGES: &str = "select u.function_id, u.digest, sum(u.tasks)::bigint as tasks
+     from image_usage u join those on those.function_id = u.function_id
+     where u.day > (now() at time zone 'utc')::date - $1::integer and exists (
+         select 1 from builds b where b.digest = u.digest and b.function_id = u.function_id
+             and b.state = 'ready' and b.docker_image is not null and b.tag is not null)
+     group by u.function_id, u.digest";
+
 /// The `limit` most used images of the last `days` days, today included (UTC).
+///
+/// An image ran no more often than its function. So they are among the most used functions, and those others that ran
+/// more often than the last of theirs: of all other functions, only a number is added up.
 pub async fn most_used(pool: &PgPool, days: u32, limit: u32) -> Result<Vec<Candidate>, Error> {
+    let (of_first, of_more) =
+        (IMAGES.replace("those", "first_functions"), IMAGES.replace("those", "more_functions"));
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "with used as (
-             select function_id, digest, sum(tasks)::bigint as tasks from image_usage
-             where day > (now() at time zone 'utc')::date - $1::integer group by function_id, digest
+        "with totals as materialized (
+             select function_id, sum(tasks)::bigint as tasks from image_usage
+             where day > (now() at time zone 'utc')::date - $1::integer group by function_id
+         ), live as materialized (
+             select t.* from totals t join functions f on f.id = t.function_id and f.deleted_at is null
+         ), first_functions as materialized (
+             select * from live order by tasks desc, function_id limit $2
+         ), first_images as materialized ({of_first}
+         ), more_functions as materialized (
+             select * from live where function_id not in (select function_id from first_functions)
+                 and tasks > coalesce((select tasks from first_images order by tasks desc offset $2 - 1 limit 1), 0)
+         ), used as (
+             select * from first_images union all ({of_more}) order by tasks desc, digest, function_id limit $2
          ) {CANDIDATES} limit $2"
     )))
     .bind(i32::try_from(days).unwrap_or(i32::MAX))

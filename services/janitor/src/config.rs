@@ -84,3 +84,39 @@ impl mecapy_service::Config for Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_default_a_run_applies_at_three_at_night_and_stops_at_a_fifth() {
+        let options = Options::default();
+        let schedule = options.schedule.unwrap();
+        let next = schedule.next("2026-06-01T12:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!(next.to_rfc3339(), "2026-06-02T03:00:00+00:00");
+        assert_eq!((options.max_percent, options.storage_limit_bytes), (20, 90_000_000_000));
+    }
+
+    #[test]
+    fn a_limit_that_makes_no_sense_names_its_key() {
+        use mecapy_service::Config as _;
+        let with = |change: fn(&mut Options)| {
+            let mut config = Config::default();
+            config.registries.primary.host = "registry".to_owned();
+            change(&mut config.janitor);
+            config.validate().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(with(|_| {}), "");
+        for (change, key) in [
+            ((|options| options.max_percent = 101) as fn(&mut Options), "janitor.max_percent"),
+            (|options| options.concurrency = 0, "janitor.concurrency"),
+            (|options| options.storage_limit_bytes = 0, "janitor.storage_limit_bytes"),
+            (|options| options.require_mirrored = true, "janitor.require_mirrored"),
+            (|options| options.sweep.usage_days = 200, "janitor.sweep.usage_days"),
+            (|options| options.sweep.housekeeping_limit_seconds = 0, "janitor.sweep.housekeeping"),
+        ] {
+            assert!(with(change).contains(key), "{key}: {}", with(change));
+        }
+    }
+}

@@ -33,6 +33,7 @@ mod undo;
 mod waiting;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mecapy_bus::{Backbone, ConsumerOptions, topology};
 use mecapy_objects::Objects;
@@ -44,6 +45,9 @@ pub use error::Error;
 pub use forecast::{Forecast, forecast};
 pub use report::{Entry, Report};
 pub use run::Janitor;
+
+/// How soon a replica shows what another one's run found.
+const SHOW_EVERY: Duration = Duration::from_secs(60);
 
 pub async fn run(
     config: Config,
@@ -67,12 +71,20 @@ pub async fn run(
         objects: Objects::new(&config.s3),
         options: config.janitor.clone(),
     };
-    if let Err(error) = janitor.show_last_sample().await {
-        tracing::info!(
-            error = mecapy_service::chain(&error),
-            "the storage used is shown after the next run"
-        );
-    }
+    let shown = async {
+        while !context.shutdown.is_cancelled() {
+            if let Err(error) = run::show_last_sample(&backbone.pool, &config.janitor).await {
+                tracing::debug!(
+                    error = mecapy_service::chain(&error),
+                    "the storage used can't be shown yet"
+                );
+            }
+            tokio::select! {
+                () = context.shutdown.cancelled() => {}
+                () = tokio::time::sleep(SHOW_EVERY) => {}
+            }
+        }
+    };
     let ticks = async {
         if let Some(schedule) = &config.janitor.schedule {
             let requested = |run_id| CleanupRequested {
@@ -84,6 +96,6 @@ pub async fn run(
         }
     };
     let options = ConsumerOptions { durable: topology::JANITOR, concurrency: 1 };
-    tokio::join!(ticks, backbone.consume::<CleanupRequested, _>(&context, options, janitor));
+    tokio::join!(shown, ticks, backbone.consume::<CleanupRequested, _>(&context, options, janitor));
     Ok(())
 }

@@ -308,17 +308,17 @@ impl Janitor {
             })
         }))
     }
+}
 
-    /// What the newest sample says, for the time until the next run.
-    pub async fn show_last_sample(&self) -> Result<(), Error> {
-        let samples = storage_samples::list(&self.pool, TREND_DAYS).await?;
-        metrics::storage_limit_bytes().set(self.options.storage_limit_bytes as f64);
-        if let Some((_, bytes)) = samples.last() {
-            let forecast = forecast(&samples, self.options.storage_limit_bytes);
-            show(bytes.unsigned_abs(), forecast, &self.options);
-        }
-        Ok(())
+/// What the newest sample says: whichever replica made the last run, all show what it found.
+pub(crate) async fn show_last_sample(pool: &PgPool, options: &Options) -> Result<(), Error> {
+    let samples = storage_samples::list(pool, TREND_DAYS).await?;
+    metrics::storage_limit_bytes().set(options.storage_limit_bytes as f64);
+    if let Some((_, bytes)) = samples.last() {
+        let forecast = forecast(&samples, options.storage_limit_bytes);
+        show(bytes.unsigned_abs(), forecast, options);
     }
+    Ok(())
 }
 
 /// The bytes that a run freed, and those that are left. What was gone before the run came to it was not freed by it.

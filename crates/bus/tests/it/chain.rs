@@ -43,10 +43,11 @@ impl Handler<BuildDone> for Shared {
         }
         let scan = ScanDone { build_id: event.build_id, ..Default::default() };
         let echo = Arc::clone(&self.0);
-        Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) }))
-            .then(move || {
+        Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) })).then(
+            move || {
                 echo.followed.fetch_add(1, Ordering::SeqCst);
-            }))
+            },
+        ))
     }
 }
 

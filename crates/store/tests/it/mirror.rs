@@ -98,6 +98,36 @@ async fn use_counts_within_the_window_and_only_of_live_functions() {
 }
 
 #[tokio::test]
+async fn the_most_used_image_need_not_be_of_the_most_used_function() {
+    let pool = database().await;
+    let all = published(&pool, "several versions", &digest(0), "").await;
+    let mut conn = pool.acquire().await.unwrap();
+    functions::add_version(&mut conn, all, 2, &version("2")).await.unwrap();
+    let id = BuildId::new();
+    builds::create(&mut conn, id, all, 2).await.unwrap();
+    builds::start(&pool, id).await.unwrap();
+    let built = Built { digest: digest(1), ..crate::built() };
+    assert!(builds::built(&mut conn, id, &built).await.unwrap());
+    assert!(builds::scanned(&mut conn, id, &digest(1), true).await.unwrap());
+    assert!(builds::published(&mut conn, id, "r/x:v2").await.unwrap());
+    drop(conn);
+    used(&pool, &digest(0), all, 0, 50).await;
+    used(&pool, &digest(1), all, 0, 51).await;
+    let other = published(&pool, "one version", &digest(2), "").await;
+    used(&pool, &digest(2), other, 1, 60).await;
+    let less = published(&pool, "less", &digest(3), "").await;
+    used(&pool, &digest(3), less, 1, 49).await;
+    for (limit, digests) in
+        [(1, &[2][..]), (2, &[2, 1]), (3, &[2, 1, 0]), (4, &[2, 1, 0, 3]), (9, &[2, 1, 0, 3])]
+    {
+        let chosen = mirror_choice::most_used(&pool, 7, limit).await.unwrap();
+        let chosen: Vec<String> = chosen.into_iter().map(|one| one.digest).collect();
+        let expected: Vec<String> = digests.iter().map(|number| digest(*number)).collect();
+        assert_eq!(chosen, expected, "{limit}");
+    }
+}
+
+#[tokio::test]
 async fn of_images_that_end_at_once_exactly_one_ends_the_run() {
     let pool = database().await;
     let images: Vec<_> = (0..30).map(|number| image("r", &digest(number), None)).collect();

@@ -93,8 +93,12 @@ fn fill(name: &str, first: u32, seeds: &[Seed], usage: &mut Usage) -> Vec<ModelI
             (5, Some(_)) => made = made.index_of(&earlier),
             (6, Some(subject)) => made = made.referring_to(*subject),
             (7, Some(subject)) => {
-                tags.push(format!("sha256-{}", digest(*subject).hex()));
-                made = made.index_of(&earlier[1..]);
+                // As the distribution specification has it, or as cosign does: an image, with an ending.
+                let ending = ["", ".sig", ".att", ".sbom"][number % 4];
+                tags.push(format!("sha256-{}{ending}", digest(*subject).hex()));
+                if ending.is_empty() {
+                    made = made.index_of(&earlier[1..]);
+                }
             }
             _ => {}
         }
@@ -158,7 +162,7 @@ proptest! {
     fn referrers_of_a_kept_image_stay(world in world()) {
         let (_, after) = planned(&world);
         for (repository, referrer) in all(&world.0) {
-            let by_tag = |tag: &String| tag.strip_prefix("sha256-")
+            let by_tag = |tag: &String| tag.strip_prefix("sha256-").and_then(|rest| rest.split('.').next())
                 .and_then(|hex| format!("sha256:{hex}").parse().ok());
             let subjects = referrer.manifest.subject.into_iter().chain(referrer.manifest.tags.iter().filter_map(by_tag));
             for subject in subjects.filter(|subject| after.has(repository, subject)) {

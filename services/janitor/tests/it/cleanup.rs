@@ -257,6 +257,40 @@ async fn what_somebody_else_deleted_is_gone_and_not_counted_as_freed() {
 }
 
 #[tokio::test]
+async fn an_image_comes_back_with_what_refers_to_it() {
+    let world = World::new().await;
+    let (one, other) = (world.function("one").await, world.function("other").await);
+    let mut made = Vec::new();
+    for function in [one, other] {
+        let repository = world.repository(function);
+        let image = put_image(&world.primary, &repository, "image", None).await;
+        world.primary.put_manifest(&repository, "v1-0a", &image).await.unwrap();
+        let sbom = put_image(&world.primary, &repository, "sbom", Some(&image)).await;
+        world.primary.put_manifest(&repository, &sbom.digest.to_string(), &sbom).await.unwrap();
+        let schema = format!("sha256-{}", image.digest.hex());
+        let referrers = put_index(&world.primary, &repository, &schema, &[&sbom]).await;
+        made.push((repository, schema, [image.digest, sbom.digest, referrers]));
+    }
+    world.age(5).await;
+    let mut conn = world.pool.acquire().await.unwrap();
+    for function in [one, other] {
+        functions::delete(&mut conn, function).await.unwrap();
+    }
+    world.cleanup("run").await;
+    let (repository, schema, digests) = &made[0];
+    let undone = world.undo("undo", &format!("{repository}:v1-0a")).await;
+    assert_eq!(undone.len(), 3, "{undone:?}");
+    assert!(undone.iter().all(|(state, _)| state == "undone"), "{undone:?}");
+    for digest in digests {
+        assert!(world.has(repository, *digest).await, "{digest}");
+    }
+    assert_eq!(world.tag(repository, schema).await, Some(digests[2]));
+    for digest in made[1].2 {
+        assert!(!world.has(&made[1].0, digest).await, "only what was named");
+    }
+}
+
+#[tokio::test]
 async fn a_deletion_without_an_outcome_can_be_undone() {
     let world = World::new().await;
     let function = world.function("f").await;

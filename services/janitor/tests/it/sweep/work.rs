@@ -1,5 +1,5 @@
 use chrono::Utc;
-use mecapy_bus::{dead_letters, topology};
+use mecapy_bus::{dead_letters, topology, waiting};
 use mecapy_janitor::sweep::{Options, Part, run};
 use mecapy_proto::v1::task_dispatch::Inputs;
 use mecapy_proto::v1::{
@@ -104,6 +104,11 @@ async fn a_build_that_gets_nowhere_is_ended_with_a_code() {
         next(&mut asked).await;
         eventually("it is a dead letter", PATIENCE, async || {
             (dead_letters::count(&world.backbone.bus).await.unwrap() == letters).then_some(())
+        })
+        .await;
+        eventually("queue and outbox have done with it", PATIENCE, async || {
+            let oldest = waiting::oldest(&world.backbone.bus, topology::BUILDER).await.unwrap();
+            (oldest.is_none() && world.count("outbox").await == 0).then_some(())
         })
         .await;
         world.age(build, "1 hour").await;
