@@ -22,7 +22,9 @@ pub const RUNNER: [&str; 3] = ["python", "-I", "/opt/mecapy/runner.py"];
 /// Gets what a function writes to its stdout and stderr, in pieces as they come. Called between two reads of the
 /// container's stream, so it must not block.
 #[derive(Clone)]
-pub struct OutputSink(Arc<dyn Fn(&[u8]) + Send + Sync>);
+pub struct OutputSink(Arc<Take>);
+
+type Take = dyn Fn(&[u8]) + Send + Sync;
 
 impl OutputSink {
     pub fn new(take: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {

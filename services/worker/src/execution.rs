@@ -61,7 +61,7 @@ pub(crate) enum Start {
 /// How it went.
 pub(crate) enum Ran {
     /// With what is left of the container that waited for it, if one did.
-    Ended(Box<RunOutcome>, Option<Used>),
+    Ended(Box<RunOutcome>, Option<Box<Used>>),
     /// A newer attempt has its container here already.
     Overtaken,
 }
@@ -76,7 +76,9 @@ impl Execution<'_> {
         let image = match start {
             Start::Plain(image) => image,
             Start::Parked(slot, code) => match self.run_parked(*slot, &code).await {
-                Some((outcome, used)) => return Ok(Ran::Ended(Box::new(outcome), Some(used))),
+                Some((outcome, used)) => {
+                    return Ok(Ran::Ended(Box::new(outcome), Some(Box::new(used))));
+                }
                 None => self.images.take(&self.choice.repository, self.choice.digest).await?.0,
             },
         };

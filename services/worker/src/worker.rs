@@ -298,7 +298,7 @@ impl Worker {
         &self,
         id: TaskId,
         result: Option<Bytes>,
-        used: Option<Used>,
+        used: Option<Box<Used>>,
     ) -> impl FnOnce() + Send + use<> {
         let (tasks, results, parked) =
             (self.afterwards.clone(), Arc::clone(&self.results), self.parked.clone());

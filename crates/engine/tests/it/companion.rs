@@ -1,7 +1,7 @@
 //! Containers that serve others while their owner lives.
 
 use futures::StreamExt as _;
-use mecapy_engine::{BuildRequest, Companion, LogSink, RunRequest};
+use mecapy_engine::{BuildRequest, Companion, RunRequest};
 use mecapy_testkit::{eventually, unique};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;

@@ -34,7 +34,7 @@ fn repository() -> PathBuf {
 }
 
 /// A folder with variants of a few lines.
-fn folder(variants: &[(&str, &str, &str)]) -> TempDir {
+pub fn folder(variants: &[(&str, &str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (variant, dockerfile, smoke_test) in variants {
         let inside = folder.path().join(format!("python-{variant}"));
@@ -46,7 +46,7 @@ fn folder(variants: &[(&str, &str, &str)]) -> TempDir {
 }
 
 // The engine keeps what was made, under names by content: these are the same in every run.
-const SMALL_SLIM: &str = "ARG PYTHON_IMAGE\nFROM ${PYTHON_IMAGE}\nRUN echo slim > /mark\n";
+pub const SMALL_SLIM: &str = "ARG PYTHON_IMAGE\nFROM ${PYTHON_IMAGE}\nRUN echo slim > /mark\n";
 const ON_SLIM: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n";
 
 async fn base_builder(options: Options) -> BaseBuilder {

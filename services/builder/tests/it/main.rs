@@ -11,6 +11,7 @@
 mod bases;
 mod builds;
 mod cpython;
+mod equivalence;
 mod events;
 mod fixture;
 mod fuzz;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use mecapy_builder::{BaseBuilder, BaseOptions, Cell, Options};
 use mecapy_proto::BuildId;
-use mecapy_testkit::Infra;
+use mecapy_testkit::{Infra, unique};
 use tokio_util::sync::CancellationToken;
 
+use crate::bases::{SMALL_SLIM, folder};
 use crate::fixture::{engine, log, options, primary};
 
 /// Tries each address directly, and then asks the proxy of the build for it.
@@ -74,19 +75,16 @@ async fn servers() -> Vec<String> {
 async fn from_inside_a_build_the_package_index_is_all_that_can_be_reached() {
     let targets = servers().await;
     assert!(targets.len() > 10, "{targets:?}");
-    let folder = tempfile::tempdir().unwrap();
-    let slim = folder.path().join("python-slim");
-    std::fs::create_dir(&slim).unwrap();
-    let dockerfile = "ARG PYTHON_IMAGE\nFROM ${PYTHON_IMAGE}\nCOPY probe.py targets /tmp/\n\
-                      RUN [\"python\", \"/tmp/probe.py\"]\n";
-    for (name, text) in [
-        ("Dockerfile", dockerfile),
-        ("probe.py", PROBE),
-        ("smoke.py", ""),
-        // The index is the last one: that it is reached shows that the others could have been.
-        ("targets", &format!("{} pypi.org:443", targets.join(" "))),
-    ] {
-        std::fs::write(slim.join(name), text).unwrap();
+    // The engine keeps what was made, by its name: this one goes after the test.
+    let variant: String =
+        unique("probe").chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+    let probe = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY probe.py targets /tmp/\n\
+                 RUN [\"python\", \"/tmp/probe.py\"]\n";
+    // The index is the last one: that it is reached shows that the others could have been.
+    let all = format!("{} pypi.org:443", targets.join(" "));
+    let folder = folder(&[("slim", SMALL_SLIM, "print('fine')\n"), (&variant, probe, "")]);
+    for (name, text) in [("probe.py", PROBE), ("targets", &all)] {
+        std::fs::write(folder.path().join(format!("python-{variant}")).join(name), text).unwrap();
     }
     let base = BaseOptions {
         folder: PathBuf::from(folder.path()),
@@ -98,9 +96,14 @@ async fn from_inside_a_build_the_package_index_is_all_that_can_be_reached() {
     let options = Options { base, index_url: None, ..options() };
     let builder = BaseBuilder::new(options, engine().await, &registry, registry.clone()).unwrap();
     let (log, _) = log();
-    let cell = Cell::new("3.11", "slim").unwrap();
+    let cell = Cell::new("3.11", &variant).unwrap();
     let built = builder.build(&cell, BuildId::new(), &log, &CancellationToken::new()).await;
     builder.finish().await;
+    let kept = format!("mecapy-build/base:3.11-{variant}-*");
+    let kept = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &kept]).await;
+    for image in kept.lines() {
+        assert!(engine().await.remove_image(image).await.unwrap());
+    }
     let text = log.text();
     assert!(built.is_ok(), "{built:?}\n{text}");
     assert!(text.contains("interfaces ['lo']"), "{text}");
