@@ -250,7 +250,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
                 events.push(introduced("0"));
             }
             for (at, version) in versions.iter().enumerate() {
-                let text = version.to_string();
+                // "0" is no version in an introduction: it is below them all.
+                let text = Some(version.to_string()).filter(|text| text != "0");
+                let text = text.unwrap_or_else(|| "0.0".to_owned());
                 events.push(match (events.len() % 2, ends[at]) {
                     (0, _) => Event::Introduced(text),
                     (_, true) => Event::Fixed(text),
