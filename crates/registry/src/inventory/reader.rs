@@ -208,20 +208,21 @@ impl Reader {
         repository: &str,
         digests: Vec<Digest>,
     ) -> Result<Vec<Digest>, Error> {
-        let asks: Vec<_> = digests
-            .into_iter()
-            .map(|digest| async move {
-                let _permit = self.permits.acquire().await;
-                if !self.asks_referrers {
-                    return Ok(Vec::new());
-                }
-                let told = self.registry.referrers_told(repository, &digest).await?;
-                let told = told.unwrap_or_default().into_iter();
-                Ok::<Vec<_>, Error>(told.map(|referrer| referrer.digest).collect())
-            })
-            .collect();
+        if !self.asks_referrers {
+            return Ok(Vec::new());
+        }
+        let ask = |digest: Digest| async move {
+            let _permit = self.permits.acquire().await;
+            let told = self.registry.referrers_told(repository, &digest).await?;
+            let told = told.unwrap_or_default().into_iter();
+            Ok::<Vec<_>, Error>(told.map(|referrer| referrer.digest).collect())
+        };
+        let mut digests = digests.into_iter();
+        // One alone: where the registry has no such API, the others need not ask.
+        let Some(first) = digests.next() else { return Ok(Vec::new()) };
+        let mut referrers = ask(first).await?;
+        let asks: Vec<_> = digests.map(ask).collect();
         let mut asks = stream::iter(asks).buffer_unordered(CONCURRENCY);
-        let mut referrers = Vec::new();
         while let Some(told) = asks.try_next().await? {
             referrers.extend(told);
         }

@@ -31,6 +31,8 @@ pub(super) struct Decided {
     /// (owner, dependent): an index and its child, an image and what refers to it. Within a repository.
     pub edges: Vec<(ImageId, ImageId)>,
     pub tag_changes: Vec<TagChange>,
+    /// Of images that are to go: made if something that stays needs them.
+    pub tag_changes_if_needed: Vec<TagChange>,
     pub under_policy: usize,
 }
 
@@ -270,15 +272,24 @@ impl Scope<'_> {
         } else {
             self.untagged(id)
         };
-        match self.protection(id) {
+        let own = match self.protection(id) {
             Some(rule) => {
                 decided.push(Own::Kept, rule, 0);
                 // A task may name it by any tag, and whoever put it back wants it as it was.
                 removed_tags.clear();
+                Own::Kept
             }
-            None => decided.push(own, rule, detail),
-        }
-        decided.tag_changes.extend(removed_tags.into_iter().map(|(place, rank)| TagChange {
+            None => {
+                decided.push(own, rule, detail);
+                own
+            }
+        };
+        let changes = if own == Own::Kept {
+            &mut decided.tag_changes
+        } else {
+            &mut decided.tag_changes_if_needed
+        };
+        changes.extend(removed_tags.into_iter().map(|(place, rank)| TagChange {
             image: id,
             tag: self.snapshot.tag(place).to_owned(),
             moved_to: None,
@@ -316,7 +327,8 @@ impl Scope<'_> {
             (true, true) => (Own::Kept, Rule::WithinPolicy, 0),
             (true, false) => (Own::Kept, Rule::Tagged, 0),
             (false, _) => {
-                let newest = removed.drain(..).map(|(_, rank)| rank).min().unwrap_or_default();
+                let newest = removed.iter().map(|(_, rank)| *rank).min().unwrap_or_default();
+                removed.retain(|(_, rank)| *rank > newest);
                 (Own::Doomed, Rule::OldVersion, newest)
             }
         }

@@ -25,6 +25,11 @@ pub(super) fn settle(snapshot: &Snapshot, decided: &mut Decided) -> Vec<Removal>
         decided.own[id.index()] = Own::Kept;
     }
     spread(&edges, unclear, decided, |own| own != Own::Kept, Own::Kept, Rule::NeededBy);
+    // What stays for another's sake alone keeps the newest of its tags. Left for a later plan, the others would go in
+    // that one: the versions that stand between them now are gone then.
+    let needed = std::mem::take(&mut decided.tag_changes_if_needed).into_iter();
+    let needed = needed.filter(|change| decided.own[change.image.index()] == Own::Kept);
+    decided.tag_changes.extend(needed);
     removals(snapshot, &edges, decided)
 }
 

@@ -110,15 +110,6 @@ fn fill(name: &str, first: u32, seeds: &[Seed], usage: &mut Usage) -> Vec<ModelI
             _ => format!("v{}-0b", own % 16),
         }));
         tags.retain(|tag| taken.insert(tag.clone()));
-        // What refers to another is of one version at most. With two, the tag of the older goes in the next plan, when
-        // the versions between them are gone.
-        if matches!(seed.kind, 6 | 7) {
-            let mut versions = 0;
-            tags.retain(|tag| {
-                versions += u32::from(tag.starts_with('v'));
-                !tag.starts_with('v') || versions == 1
-            });
-        }
         made.manifest.tags = tags;
         if let Some(days) = seed.used {
             usage.last_used.insert(digest(own), now() - Duration::days(days));
