@@ -4,7 +4,7 @@ use std::process::Output;
 
 use tokio::process::Command;
 
-use crate::port;
+use crate::port::{Port, free_port};
 use crate::server::{Spec, server_name};
 use crate::watchdog::LABEL;
 
@@ -12,7 +12,7 @@ use crate::watchdog::LABEL;
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) name: String,
-    pub(crate) port: u16,
+    pub(crate) port: Port,
 }
 
 /// Another process may take a port between the choice and the start.
@@ -23,14 +23,14 @@ impl Container {
         let name = format!("mecapy-test-{set}-{}", server_name(spec.server));
         let mut last = String::new();
         for _ in 0..PORTS_TRIED {
-            let port = port::free();
+            let port = free_port();
             let mut arguments = vec![
                 "run".to_owned(),
                 "--detach".into(),
                 "--pull=never".into(),
                 format!("--name={name}"),
                 format!("--label={LABEL}={set}"),
-                format!("--publish=127.0.0.1:{port}:{}", spec.port),
+                format!("--publish=127.0.0.1:{}:{}", port.number, spec.port),
             ];
             if let Some(tmpfs) = spec.tmpfs {
                 arguments.push(format!("--tmpfs={tmpfs}"));

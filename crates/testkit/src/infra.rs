@@ -51,7 +51,7 @@ pub struct S3 {
 }
 
 /// Generous: the machine may be compiling something else.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(180);
 
 impl Infra {
     /// The set of this process, with every server: started at the first call, removed
@@ -157,7 +157,7 @@ impl Infra {
     }
 
     fn address(&self, server: Server) -> String {
-        format!("127.0.0.1:{}", self.container(server).port)
+        format!("127.0.0.1:{}", self.container(server).port.number)
     }
 
     fn container(&self, server: Server) -> &Container {
@@ -179,7 +179,7 @@ fn hand_out(counter: &AtomicUsize, what: &str) -> usize {
 
 async fn wait_until_ready(server: Server, container: &Container) {
     let probe = spec(server, "").probe;
-    if !ready::wait(container.port, probe, READY_WITHIN).await {
+    if !ready::wait(container.port.number, probe, READY_WITHIN).await {
         let lines = container.last_lines().await;
         panic!("{server:?} was not ready within {READY_WITHIN:?}; its last lines:\n{lines}");
     }

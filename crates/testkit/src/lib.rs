@@ -32,6 +32,7 @@
 
 mod container;
 mod infra;
+mod json_schema;
 mod port;
 mod ready;
 mod server;
@@ -40,6 +41,8 @@ mod wait;
 mod watchdog;
 
 pub use infra::{Infra, Nats, RegistryServer, S3};
+pub use json_schema::JsonSchema;
+pub use port::{Port, free_port};
 pub use server::Server;
 pub use unique::unique;
 pub use wait::eventually;

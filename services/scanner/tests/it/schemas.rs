@@ -11,6 +11,7 @@ use mecapy_scanner::layer::{Limits, index};
 use mecapy_scanner::policy::Policy;
 use mecapy_scanner::verdict::decide;
 use mecapy_scanner::{Report, finding};
+use mecapy_testkit::JsonSchema;
 use serde_json::Value;
 
 use crate::tarball::Tarball;
@@ -68,37 +69,26 @@ fn full() -> Report {
     report(&[debian.gzip(), python.gzip()])
 }
 
-fn problems(validator: &jsonschema::Validator, document: &Value) -> Vec<String> {
-    validator
-        .iter_errors(document)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect()
-}
-
 #[test]
 fn bills_of_materials_are_what_cyclonedx_1_5_says() {
-    let at = |name: &str| format!("http://cyclonedx.org/schema/{name}");
-    let registry = jsonschema::Registry::new()
-        .add(at("spdx.SNAPSHOT.schema.json"), schema("spdx.schema.json"))
-        .unwrap()
-        .add(at("jsf-0.82.SNAPSHOT.schema.json"), schema("jsf-0.82.schema.json"))
-        .unwrap()
-        .prepare()
-        .unwrap();
-    let bom = schema("bom-1.5.schema.json");
-    let validator = jsonschema::options().with_registry(&registry).build(&bom).unwrap();
+    let schemas = ["bom-1.5", "spdx", "jsf-0.82"].map(|name| {
+        let version = if name == "bom-1.5" { "" } else { ".SNAPSHOT" };
+        let address = format!("http://cyclonedx.org/schema/{name}{version}.schema.json");
+        (address, schema(&format!("{name}.schema.json")))
+    });
+    let validator = JsonSchema::new(&schemas);
     for report in [
         full(),
         report(&[]),
         report(&[Tarball::new().file("lib/apk/db/installed", "P:musl\nV:1-r0\n").tar()]),
     ] {
         let document: Value = serde_json::from_slice(&report.to_cyclonedx().unwrap()).unwrap();
-        assert_eq!(problems(&validator, &document), [""; 0]);
+        assert_eq!(validator.problems(&document), [""; 0]);
     }
     // It would find something.
     let mut broken: Value = serde_json::from_slice(&full().to_cyclonedx().unwrap()).unwrap();
     broken["components"][0]["type"] = "libary".into();
-    assert_eq!(problems(&validator, &broken).len(), 1);
+    assert_eq!(validator.problems(&broken).len(), 1);
 }
 
 #[test]
@@ -108,13 +98,13 @@ fn findings_are_what_sarif_2_1_0_says() {
     let sarif = published.replace("-[a-zA-Z]{2}]?$", "-[a-zA-Z]{2}$");
     assert_ne!(sarif, published);
     let sarif: Value = serde_json::from_str(&sarif).unwrap();
-    let validator = jsonschema::validator_for(&sarif).unwrap();
+    let validator = JsonSchema::new(&[("https://json.schemastore.org/sarif-2.1.0.json", sarif)]);
     let full = full();
     assert!(full.scan.findings.len() >= 4, "{:#?}", full.scan.findings);
     for report in [full, report(&[])] {
         let document: Value =
             serde_json::from_slice(&report.to_sarif("base/3.11-slim/").unwrap()).unwrap();
-        assert_eq!(problems(&validator, &document), [""; 0]);
+        assert_eq!(validator.problems(&document), [""; 0]);
         assert_eq!(document["runs"][0]["automationDetails"]["id"], "base/3.11-slim/");
     }
 }
