@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::program::{Finished, Running, mecapy};
 use crate::servers::Servers;
 
-const LONG: std::time::Duration = std::time::Duration::from_secs(60);
+const LONG: std::time::Duration = std::time::Duration::from_secs(180);
 const OLD: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000001";
 const NEW: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000002";
 

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 pub const BUILD: &str = "018f4e3e-0000-7000-8000-00000000000b";
 pub const TASK: &str = "018f4e3e-0000-7000-8000-00000000000a";
@@ -86,10 +86,11 @@ impl FakeGateway {
     }
 }
 
-/// An address where nothing listens.
-pub async fn nowhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+/// An address where nothing listens, for as long as the socket that has it is held.
+pub fn nowhere() -> (String, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (format!("http://{}", socket.local_addr().unwrap()), socket)
 }
 
 pub fn problem(status: u16, code: &str, detail: &str, field: Option<&str>) -> Reply {

@@ -190,7 +190,7 @@ async fn an_interrupted_watch_exits_130_and_says_how_to_go_on() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_exits_5() {
-    let (url, folder) = (nowhere().await, folder());
+    let ((url, _held), folder) = (nowhere(), folder());
     for arguments in [
         &["functions", "submit", text(folder.path())][..],
         &["functions", "watch", BUILD],

@@ -7,7 +7,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-const LIMIT: Duration = Duration::from_secs(60);
+/// Far more than anything here takes: what passes it hangs.
+const LIMIT: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub struct Finished {

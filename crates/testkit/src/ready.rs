@@ -20,7 +20,7 @@ pub(crate) enum Probe {
     Http(&'static str),
 }
 
-const ONE_TRY: Duration = Duration::from_secs(2);
+const ONE_TRY: Duration = Duration::from_secs(10);
 
 /// Waits until the server on this port of 127.0.0.1 is ready; false when it is not
 /// `within` that time.

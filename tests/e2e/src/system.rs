@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -12,14 +11,14 @@ use anyhow::{Context as _, Result, bail};
 use mecapy_bus::Bus;
 use mecapy_service::Secret;
 use mecapy_store::PgPool;
-use mecapy_testkit::{Infra, Nats, RegistryServer, S3, eventually, unique};
+use mecapy_testkit::{Infra, Nats, Port, RegistryServer, S3, eventually, free_port, unique};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::Api;
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(180);
 /// As in the image of the services (deploy/compose/services/Dockerfile).
 const MALLOC: [(&str, &str); 3] = [
     ("MALLOC_ARENA_MAX", "2"),
@@ -74,7 +73,9 @@ pub struct System {
     pub fallback: RegistryServer,
     folder: TempDir,
     config: PathBuf,
-    admin_ports: BTreeMap<Service, u16>,
+    admin_ports: BTreeMap<Service, Port>,
+    /// The gateway's own, kept for it also while it is down.
+    _gateway_ports: [Port; 2],
     running: Mutex<BTreeMap<Service, Child>>,
 }
 
@@ -105,17 +106,17 @@ impl System {
         let (primary, fallback) = (infra.primary(), infra.fallback());
         push_base_image(&primary).await?;
 
-        let http = free_port()?;
+        let (http, grpc) = (free_port(), free_port());
         let tokens = folder.path().join("tokens");
         std::fs::write(
             &tokens,
             format!("{owner}:operator:{}\n", hex::encode(Sha256::digest(&token))),
         )?;
-        let grpc = free_port()?;
         let mut text = configuration(&nats, &postgres, &s3, &primary, &fallback);
         write!(
             text,
-            "[gateway]\nlisten = \"127.0.0.1:{http}\"\ngrpc_listen = \"127.0.0.1:{grpc}\"\ntokens_file = {tokens:?}\n"
+            "[gateway]\nlisten = \"127.0.0.1:{}\"\ngrpc_listen = \"127.0.0.1:{}\"\ntokens_file = {tokens:?}\n",
+            http.number, grpc.number
         )?;
         text.push_str(&way_to_the_package_index());
         if !more.contains("[worker]") {
@@ -140,10 +141,10 @@ impl System {
         };
         let mut admin_ports = BTreeMap::new();
         for service in Service::ALL {
-            admin_ports.insert(service, free_port()?);
+            admin_ports.insert(service, free_port());
         }
         Ok(Self {
-            api: Api::new(format!("http://127.0.0.1:{http}"), token)?,
+            api: Api::new(format!("http://127.0.0.1:{}", http.number), token)?,
             bus: Bus::connect_now("e2e", &options).await?,
             pool: mecapy_store::connect(&mecapy_store::Options {
                 url: postgres,
@@ -157,6 +158,7 @@ impl System {
             folder,
             config,
             admin_ports,
+            _gateway_ports: [http, grpc],
             running: Mutex::default(),
         })
     }
@@ -168,7 +170,7 @@ impl System {
         let child = Command::new(program(&format!("mecapy-{}", service.name()))?)
             .arg("--config")
             .arg(&self.config)
-            .env("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.admin_ports[&service]))
+            .env("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.admin_ports[&service].number))
             .envs(MALLOC)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -190,7 +192,7 @@ impl System {
 
     /// What a service's admin port answers; an error unless it is 200.
     pub async fn admin(&self, service: Service, path: &str) -> Result<String> {
-        let url = format!("http://127.0.0.1:{}{path}", self.admin_ports[&service]);
+        let url = format!("http://127.0.0.1:{}{path}", self.admin_ports[&service].number);
         Ok(reqwest::Client::builder()
             .no_proxy()
             .build()?
@@ -328,10 +330,6 @@ fn program(name: &str) -> Result<PathBuf> {
     Ok(folder
         .with_context(|| format!("{name} is not built: run `cargo build --workspace`"))?
         .join(name))
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// The CA bundle that this user has configured, for builds behind a TLS-inspecting proxy.

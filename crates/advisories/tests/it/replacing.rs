@@ -1,3 +1,4 @@
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
@@ -70,21 +71,25 @@ fn who_reads_sees_the_old_database_or_the_new_one_and_never_a_part() {
         (imported(&[("A", "PyPI", "2")]), imported(&[("A", "PyPI", "2"), ("BB", "PyPI", "3")]));
     replace(&path, &one, false).unwrap();
     let old = Database::open(&path).unwrap();
-    let done = AtomicBool::new(false);
+    let (done, all_are_up) = (AtomicBool::new(false), Barrier::new(3));
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
+                    all_are_up.wait();
                     let mut seen = 0;
-                    while !done.load(Ordering::Relaxed) {
+                    loop {
                         let database = Database::open(&path).unwrap();
                         assert_eq!(hits(&database, "1"), database.info().advisories);
                         seen += 1;
+                        if done.load(Ordering::Relaxed) {
+                            break seen;
+                        }
                     }
-                    seen
                 })
             })
             .collect();
+        all_are_up.wait();
         for _ in 0..50 {
             replace(&path, &other, true).unwrap();
             replace(&path, &one, true).unwrap();

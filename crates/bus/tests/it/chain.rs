@@ -1,9 +1,10 @@
 //! A chain of one service on servers of its own account and database.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::PullConsumer;
 use mecapy_bus::topology::{self, Durable};
 use mecapy_bus::{
     Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome,
@@ -15,7 +16,8 @@ use mecapy_store::PgPool;
 use mecapy_testkit::Infra;
 use tokio_util::sync::CancellationToken;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything here takes: what passes it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const SCANNER: Durable = topology::SCANNER;
 
 /// What a handler is told to do with an event, by the event's `tag`.
@@ -25,6 +27,8 @@ pub struct Echo {
     /// How often what follows an effect was done.
     pub followed: AtomicUsize,
     pub seen: Mutex<Vec<String>>,
+    /// What is held goes on with it.
+    pub let_go: CancellationToken,
 }
 
 /// The test keeps the other end.
@@ -39,6 +43,7 @@ impl Handler<BuildDone> for Shared {
             "panics" => panic!("a bug"),
             "is-hopeless" => return Err(HandlerError::permanent("it will never work")),
             "takes-forever" if delivery.count == 1 => std::future::pending().await,
+            "is-held" => self.0.let_go.cancelled().await,
             _ => {}
         }
         let scan = ScanDone { build_id: event.build_id, ..Default::default() };
@@ -57,6 +62,8 @@ pub struct Chain {
     /// A plain client, for what comes from outside.
     pub client: async_nats::Client,
     nats: Options,
+    /// The number in its stream of the last message that was published here.
+    last: AtomicU64,
 }
 
 pub struct Replica {
@@ -85,7 +92,7 @@ impl Chain {
                 .connect(account.url)
                 .await
                 .unwrap();
-        Self { bus, pool, client, nats }
+        Self { bus, pool, client, nats, last: AtomicU64::new(0) }
     }
 
     /// Another replica of the service, with a connection of its own.
@@ -114,7 +121,8 @@ impl Chain {
 
     pub async fn publish_raw(&self, body: Vec<u8>) {
         let jetstream = async_nats::jetstream::new(self.client.clone());
-        jetstream.publish("build.done", body.into()).await.unwrap().await.unwrap();
+        let ack = jetstream.publish("build.done", body.into()).await.unwrap().await.unwrap();
+        self.last.store(ack.sequence, Ordering::SeqCst);
     }
 
     /// How many messages of this subject the stream holds.
@@ -127,13 +135,12 @@ impl Chain {
         subjects.iter().map(|(_, count)| count).sum()
     }
 
-    /// Messages that nobody has acknowledged yet.
-    pub async fn unfinished(&self) -> u64 {
-        let backlog = topology::backlog(&self.bus).await.unwrap();
-        backlog
-            .iter()
-            .filter(|(durable, ..)| *durable == SCANNER)
-            .map(|(_, pending, out)| pending + *out as u64)
-            .sum()
+    /// Whether all that was published here is acknowledged. By numbers: what still waits is not counted before the
+    /// consumer has been told of it, a moment after the stream has it.
+    pub async fn is_finished(&self) -> bool {
+        let jetstream = async_nats::jetstream::new(self.client.clone());
+        let consumer: PullConsumer =
+            jetstream.get_consumer_from_stream(SCANNER.name, SCANNER.stream).await.unwrap();
+        consumer.cached_info().ack_floor.stream_sequence >= self.last.load(Ordering::SeqCst)
     }
 }

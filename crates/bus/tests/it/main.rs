@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 async fn nothing_unfinished(chain: &Chain) {
     eventually("all messages are acknowledged", PATIENCE, async || {
-        (chain.unfinished().await == 0).then_some(())
+        chain.is_finished().await.then_some(())
     })
     .await;
 }
@@ -128,7 +128,16 @@ async fn replicas_share_the_work_and_each_event_is_handled_once() {
     let chain = Chain::start().await;
     let (first, second) = (chain.replica().await, chain.replica().await);
     for number in 0..40 {
-        chain.publish(&format!("b{number}"), "").await;
+        chain.publish(&format!("b{number}"), "is-held").await;
+    }
+    // Who holds some has no room for the rest.
+    eventually("both have some", PATIENCE, async || {
+        let has_some = |replica: &chain::Replica| replica.echo.calls.load(Ordering::SeqCst) > 0;
+        (has_some(&first) && has_some(&second)).then_some(())
+    })
+    .await;
+    for replica in [&first, &second] {
+        replica.echo.let_go.cancel();
     }
     nothing_unfinished(&chain).await;
     let (first, second) =

@@ -56,11 +56,12 @@ impl Drop for LocalImage {
     }
 }
 
-/// The image of a function with this code.
+/// The image of a function with this code, and of this one alone: another test with the same code would find the
+/// layers of this one in the cache, and this one takes them away at its end.
 pub async fn function(engine: &Engine, code: &str) -> LocalImage {
     let tag = format!("mecapy-engine-test/{}:v1", unique("function"));
     let request = BuildRequest {
-        dockerfile: format!("FROM {BASE}\nCOPY user_function.py /app/\n"),
+        dockerfile: format!("FROM {BASE}\nLABEL test={tag}\nCOPY user_function.py /app/\n"),
         files: vec![ContextFile::new("user_function.py", code.to_owned())],
         tag: tag.clone(),
         ..BuildRequest::default()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::http::{Method, StatusCode};
 use mecapy_registry::{Error, Options, Registry};
 use mecapy_testkit::unique;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use crate::fake::{Fake, answer, status};
 use crate::images::noise;
@@ -13,10 +13,10 @@ use crate::servers::{options, primary_server};
 
 #[tokio::test]
 async fn a_refused_connection_is_transient() {
-    let host = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap().to_string()
-    };
+    // Bound and not listened on: refused for as long as it is held.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let host = socket.local_addr().unwrap().to_string();
     let options = Options { host: host.clone(), plain_http: true, ..Options::default() };
     let error = Registry::new(&options).unwrap().ping().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");

@@ -3,6 +3,9 @@ use std::time::Duration;
 
 use mecapy_testkit::{Infra, Server, eventually, unique};
 
+/// Far more than anything here takes: what passes it hangs.
+const LONG: Duration = Duration::from_secs(180);
+
 /// Set in the process that [`a_killed_process_leaves_no_container`] starts and kills:
 /// the name of a file to write once its servers run.
 const VICTIM: &str = "TESTKIT_VICTIM";
@@ -21,7 +24,7 @@ async fn a_dropped_set_is_removed() {
     let infra = Infra::start(&[Server::S3]).await;
     let port = infra.s3().await.endpoint;
     drop(infra);
-    eventually("nobody listens any more", Duration::from_secs(60), async || {
+    eventually("nobody listens any more", LONG, async || {
         let address = port.trim_start_matches("http://");
         std::net::TcpStream::connect(address).is_err().then_some(())
     })
@@ -44,15 +47,14 @@ async fn a_killed_process_leaves_no_container() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let minute = Duration::from_secs(60);
-    let started = eventually("the victim has a server", minute, async || {
+    let started = eventually("the victim has a server", LONG, async || {
         let own = std::fs::read_to_string(&file).ok()?;
         containers().into_iter().find(|name| own.contains(name))
     })
     .await;
     victim.kill().unwrap(); // SIGKILL
     victim.wait().unwrap();
-    eventually("its container is gone", minute, async || {
+    eventually("its container is gone", LONG, async || {
         (!containers().contains(&started)).then_some(())
     })
     .await;

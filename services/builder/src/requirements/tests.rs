@@ -247,9 +247,15 @@ fn requirement() -> impl Strategy<Value = String> {
             format!("[{}]", all.into_iter().collect::<Vec<_>>().join(","))
         }
     });
-    ("[a-z][a-z0-9_.-]{0,6}[a-z0-9]", extras, specifiers, marker).prop_map(
-        |(name, extras, specifiers, marker)| format!("{name}{extras}{specifiers}{marker}"),
-    )
+    // A name with the ending of an archive is taken for a file.
+    let archives =
+        ["whl", "tbz", "txz", "tlz", "zip", "tgz", "tar", "gz", "bz2", "xz", "lz", "lzma"];
+    let name = "[a-z][a-z0-9_.-]{0,6}[a-z0-9]".prop_filter("no archive", move |name| {
+        name.rsplit_once('.').is_none_or(|(_, ending)| !archives.contains(&ending))
+    });
+    (name, extras, specifiers, marker).prop_map(|(name, extras, specifiers, marker)| {
+        format!("{name}{extras}{specifiers}{marker}")
+    })
 }
 
 fn is_plain(line: &str) -> bool {

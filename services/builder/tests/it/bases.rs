@@ -45,8 +45,12 @@ pub fn folder(variants: &[(&str, &str, &str)]) -> TempDir {
     folder
 }
 
-// The engine keeps what was made, under names by content: these are the same in every run.
-pub const SMALL_SLIM: &str = "ARG PYTHON_IMAGE\nFROM ${PYTHON_IMAGE}\nRUN echo slim > /mark\n";
+/// A slim base of a few lines. The engine keeps what was made, under names by content: it is the same in every run, and
+/// each test's own, so that no builder of another test puts out what this one's stands on.
+pub fn small_slim(mark: &str) -> String {
+    format!("ARG PYTHON_IMAGE\nFROM ${{PYTHON_IMAGE}}\nRUN echo {mark} > /mark\n")
+}
+
 const ON_SLIM: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n";
 
 async fn base_builder(options: Options) -> BaseBuilder {
@@ -111,7 +115,7 @@ async fn the_numpy_base_serves_functions_with_and_without_requirements() {
 #[tokio::test]
 async fn what_breaks_while_a_base_is_built_is_told_by_a_code_and_the_log() {
     let folder = folder(&[
-        ("slim", SMALL_SLIM, "print('fine')\n"),
+        ("slim", &small_slim("breaks"), "print('fine')\n"),
         ("broken", &format!("{ON_SLIM}RUN echo it broke here && exit 7\n"), ""),
         ("nonsense", &format!("{ON_SLIM}RUNN x\n"), ""),
         ("smoking", ON_SLIM, "raise SystemExit('no numbers')\n"),
@@ -145,7 +149,7 @@ async fn the_python_image_is_pulled_where_a_registry_has_it() {
     engine.push(&reference, credentials(&registry).as_ref(), LONG).await.unwrap();
     engine.remove_image(&reference.to_string()).await.unwrap();
 
-    let folder = folder(&[("slim", SMALL_SLIM, "")]);
+    let folder = folder(&[("slim", &small_slim("pulled"), "")]);
     let mut options = with(folder.path());
     options.base.python_image = format!("{}/{repository}:{{python}}-slim", registry.host());
     options.base.pull = true;
@@ -164,7 +168,7 @@ async fn the_python_image_is_pulled_where_a_registry_has_it() {
 
 #[tokio::test]
 async fn a_base_image_that_takes_too_long_is_ended() {
-    let dockerfile = format!("{SMALL_SLIM}RUN sleep 600\n");
+    let dockerfile = format!("{}RUN sleep 600\n", small_slim("slow"));
     let folder = folder(&[("slim", &dockerfile, "")]);
     let mut options = with(folder.path());
     options.base.limit_seconds = 5;
@@ -175,7 +179,7 @@ async fn a_base_image_that_takes_too_long_is_ended() {
 #[tokio::test]
 async fn a_matrix_is_one_run_whose_cells_end_each_by_itself() {
     let folder = folder(&[
-        ("slim", SMALL_SLIM, ""),
+        ("slim", &small_slim("matrix"), ""),
         ("good", ON_SLIM, ""),
         ("bad", &format!("{ON_SLIM}RUN exit 1\n"), ""),
     ]);

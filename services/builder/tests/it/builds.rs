@@ -1,11 +1,14 @@
 //! Real builds: the Docker engine, a registry, and the package index.
 
+use axum::Router;
+use axum::routing::get;
 use mecapy_builder::{Error, Options, Rejection};
 use mecapy_proto::ErrorCode;
 use mecapy_registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{build, builder, config, digest, log, options, primary, request, run};
+use crate::hostile_packages::{of, serve};
 
 const HELLO: &str = "print('hello')\n";
 
@@ -192,10 +195,13 @@ async fn what_is_refused_at_the_door_never_reaches_the_engine() {
 
 #[tokio::test]
 async fn a_cancelled_build_ends_without_an_image() {
-    let builder = builder(options()).await;
+    // By itself it would come to no end.
+    let never = async || std::future::pending::<&'static str>().await;
+    let index = serve(Router::new().route("/simple/{package}/", get(never))).await;
+    let builder = builder(of(index)).await;
     let (log, lines) = log();
     let cancel = CancellationToken::new();
-    let request = request(HELLO, "numpy==2.2.1\nscipy==1.15.0");
+    let request = request(HELLO, "slowpkg==1.0");
     let building = builder.build(&request, &log, &cancel);
     let when_it_runs = async {
         mecapy_testkit::eventually("the build resolves", crate::fixture::LONG, async || {

@@ -63,6 +63,12 @@ pub fn wheel(name: &str, files: &[(&str, &str)]) -> Vec<u8> {
 /// An index with these files, each of the package that its name begins with. The URL, and the names of the files
 /// that were fetched.
 pub async fn index(files: Vec<File>) -> (Secret, Arc<Mutex<Vec<String>>>) {
+    let (router, fetched) = routes(files);
+    (serve(router).await, fetched)
+}
+
+/// What such an index answers.
+pub fn routes(files: Vec<File>) -> (Router, Arc<Mutex<Vec<String>>>) {
     let fetched = Arc::new(Mutex::new(Vec::new()));
     let (files, seen) = (Arc::new(files), Arc::clone(&fetched));
     let listed = Arc::clone(&files);
@@ -87,7 +93,7 @@ pub async fn index(files: Vec<File>) -> (Secret, Arc<Mutex<Vec<String>>>) {
     };
     let router =
         Router::new().route("/simple/{package}/", get(list)).route("/files/{name}", get(file));
-    (serve(router).await, fetched)
+    (router, fetched)
 }
 
 /// The URL under which builds find this index.

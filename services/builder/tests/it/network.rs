@@ -7,7 +7,7 @@ use mecapy_proto::BuildId;
 use mecapy_testkit::{Infra, unique};
 use tokio_util::sync::CancellationToken;
 
-use crate::bases::{SMALL_SLIM, folder};
+use crate::bases::{folder, small_slim};
 use crate::fixture::{engine, log, options, primary};
 
 /// Tries each address directly, and then asks the proxy of the build for it.
@@ -82,7 +82,8 @@ async fn from_inside_a_build_the_package_index_is_all_that_can_be_reached() {
                  RUN [\"python\", \"/tmp/probe.py\"]\n";
     // The index is the last one: that it is reached shows that the others could have been.
     let all = format!("{} pypi.org:443", targets.join(" "));
-    let folder = folder(&[("slim", SMALL_SLIM, "print('fine')\n"), (&variant, probe, "")]);
+    let slim = small_slim("network");
+    let folder = folder(&[("slim", &slim, "print('fine')\n"), (&variant, probe, "")]);
     for (name, text) in [("probe.py", PROBE), ("targets", &all)] {
         std::fs::write(folder.path().join(format!("python-{variant}")).join(name), text).unwrap();
     }

@@ -25,7 +25,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything here takes: what passes it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const ACME: &str = "token-of-acme";
 pub const OTHER: &str = "token-of-other";

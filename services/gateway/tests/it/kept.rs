@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::door::Door;
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test]
 async fn code_and_inputs_outlive_their_messages() {

@@ -1,10 +1,13 @@
 //! `Prefer: wait=N` holds a call until the end state.
 
+use std::time::Duration;
+
 use mecapy_gateway::Options;
 use mecapy_proto::v1::PushDone;
 use mecapy_testkit::eventually;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::door::{Answer, Door, IMAGE, PATIENCE, answer, submission};
 
@@ -53,7 +56,13 @@ async fn a_held_submission_is_answered_with_the_final_response() {
 async fn an_event_that_passes_by_wakes_those_who_wait_for_its_build() {
     // Only an event can wake them: the next look by themselves is too late for anyone.
     let door = Door::open_with(Options { look_every_seconds: 3_600, ..Options::default() }).await;
-    let (answer, ()) = tokio::join!(submit_and_wait(&door, 120), async {
+    let answered = CancellationToken::new();
+    let held = async {
+        let answer = submit_and_wait(&door, 120).await;
+        answered.cancel();
+        answer
+    };
+    let (answer, ()) = tokio::join!(held, async {
         let build = its_build(&door).await;
         door.make_ready(build).await;
         let event = PushDone { build_id: build.to_string(), ..Default::default() };
@@ -61,9 +70,13 @@ async fn an_event_that_passes_by_wakes_those_who_wait_for_its_build() {
         headers.insert("ce-subject", build.to_string());
         headers.insert("content-type", "application/json");
         let body = serde_json::to_vec(&event).unwrap();
-        let sent =
-            door.jetstream.publish_with_headers("push.done", headers, body.into()).await.unwrap();
-        sent.await.unwrap();
+        // Until it is heard: the gateway may not listen yet.
+        while !answered.is_cancelled() {
+            let (headers, body) = (headers.clone(), body.clone().into());
+            let sent = door.jetstream.publish_with_headers("push.done", headers, body);
+            sent.await.unwrap().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     });
     assert_eq!((answer.status, answer.text("/status")), (200, "ready"));
 }

@@ -137,7 +137,9 @@ async fn latest_follows_the_newest_version_that_is_ready() {
 
 #[tokio::test]
 async fn the_image_of_a_queued_task_stays_also_when_it_comes_after_the_plan() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    // What comes while the first is on its way has come before the others are looked at.
+    world.options.concurrency = 1;
     let function = world.function("f").await;
     let repository = world.repository(function);
     let mut versions = Vec::new();
@@ -176,7 +178,9 @@ async fn the_image_of_a_queued_task_stays_also_when_it_comes_after_the_plan() {
 
 #[tokio::test]
 async fn a_task_that_waits_in_the_queue_alone_keeps_its_image() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    // What comes while the first is on its way has come before the others are looked at.
+    world.options.concurrency = 1;
     let function = world.function("f").await;
     let repository = world.repository(function);
     let mut versions = Vec::new();
@@ -231,7 +235,8 @@ async fn a_queue_that_can_not_be_read_deletes_nothing() {
 
 #[tokio::test]
 async fn what_somebody_else_deleted_is_gone_and_not_counted_as_freed() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.options.concurrency = 1;
     let function = world.function("f").await;
     let repository = world.repository(function);
     let others = world.publish(function, 1).await;

@@ -35,7 +35,7 @@ async fn what_a_dead_replica_was_copying_is_taken_over_and_the_run_ends_once() {
         assert_eq!(world.there(&image.repository, &image.tag).await, Some(image.digest));
     }
     world.report(&run, "report.txt").await;
-    assert_eq!(world.done(), 1);
+    world.heard_done(1).await;
 }
 
 #[tokio::test]

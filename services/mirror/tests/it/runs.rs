@@ -61,7 +61,8 @@ async fn the_most_used_images_of_live_functions_are_copied_with_their_bases_and_
     assert_eq!((totals.unchanged, totals.images, totals.bytes_sent), (3, 3, 0), "{totals:?}");
     assert_eq!(world.outcome(&again, &images[0]).await, Some(Outcome::Unchanged));
     world.report(&again, "report.txt").await;
-    assert_eq!(world.done(), 2, "each run ends once");
+    // Each run ends once.
+    world.heard_done(2).await;
 }
 
 #[tokio::test]
@@ -282,15 +283,14 @@ async fn a_run_that_finds_everything_as_it_should_be_sends_no_message_for_an_ima
     let _mirror = world.start();
     let (_, totals) = world.run(MirrorRequested::default()).await;
     assert_eq!(totals.mirrored, 4, "{totals:?}");
-    let asked = || world.asked.load(std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(asked(), 4);
+    world.heard_asked(4).await;
 
     let (run, totals) = world.run(MirrorRequested::default()).await;
     assert_eq!((totals.unchanged, totals.images), (4, 4), "{totals:?}");
-    assert_eq!(asked(), 4);
+    world.heard_asked(4).await;
     assert_eq!(world.outcome(&run, &images[0]).await, Some(Outcome::Unchanged));
     world.report(&run, "report.txt").await;
-    assert_eq!(world.done(), 2);
+    world.heard_done(2).await;
 
     // What lacks a tag there, and what a tag led away from, is asked for, and the rest is not.
     let (newest, base) = (&images[2], &base_tags[0]);
@@ -303,7 +303,7 @@ async fn a_run_that_finds_everything_as_it_should_be_sends_no_message_for_an_ima
     world.fallback.put_manifest(BASE_REPOSITORY, base, &other).await.unwrap();
     let (run, totals) = world.run(MirrorRequested::default()).await;
     assert_eq!((totals.unchanged, totals.mirrored), (2, 2), "{totals:?}");
-    assert_eq!(asked(), 6);
+    world.heard_asked(6).await;
     assert_eq!(world.outcome(&run, newest).await, Some(Outcome::Mirrored));
     assert_eq!(world.there(&newest.repository, "latest").await, Some(newest.digest));
 }

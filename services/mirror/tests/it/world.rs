@@ -29,9 +29,9 @@ pub struct World {
     pub fallback: Registry,
     pub objects: Objects,
     /// `mirror.done` that went by.
-    pub done: Arc<AtomicUsize>,
+    done: Arc<AtomicUsize>,
     /// `mirror.image` that went by.
-    pub asked: Arc<AtomicUsize>,
+    asked: Arc<AtomicUsize>,
     pub config: Config,
     owner: String,
     /// A base variant that no other test has.
@@ -243,9 +243,23 @@ impl World {
         self.fallback.resolve(repository, tag).await.unwrap().map(|there| there.digest)
     }
 
-    pub fn done(&self) -> usize {
-        self.done.load(Ordering::SeqCst)
+    /// Sees that so many `mirror.done` went by. They may be heard after their run was seen to have ended.
+    pub async fn heard_done(&self, count: usize) {
+        heard(&self.done, "mirror.done", count).await;
     }
+
+    /// The same for `mirror.image`.
+    pub async fn heard_asked(&self, count: usize) {
+        heard(&self.asked, "mirror.image", count).await;
+    }
+}
+
+async fn heard(counter: &AtomicUsize, subject: &str, count: usize) {
+    eventually(&format!("{count} of {subject}"), PATIENCE, async || {
+        (counter.load(Ordering::SeqCst) >= count).then_some(())
+    })
+    .await;
+    assert_eq!(counter.load(Ordering::SeqCst), count, "more than {count} of {subject}");
 }
 
 /// A mirror with threads of its own, so that it can be gone from one moment to the next. Dropped, it stops in order.

@@ -144,7 +144,7 @@ async fn the_service_removes_it_after_the_commit() {
     };
     let service = tokio::spawn(mecapy_publisher::run(config, context));
     bus.publish(&event).await.unwrap();
-    eventually("the image leaves staging", Duration::from_secs(60), async || {
+    eventually("the image leaves staging", Duration::from_secs(120), async || {
         (!is_staged(&world, &event).await).then_some(())
     })
     .await;

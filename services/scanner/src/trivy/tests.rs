@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use mecapy_advisories::severity::Severity;
@@ -83,10 +83,18 @@ fn trivy(folder: &Path, version: &str, image: &str) -> Trivy {
         "#!/bin/sh\ncase \"$3\" in\nversion) echo '{{\"Version\": \"{version}\", \"VulnerabilityDB\": {{\"Version\": 2, \"UpdatedAt\": \"{}\"}}}}';;\nimage) {image};;\nesac\n",
         updated.to_rfc3339()
     );
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // By another process: what this one has open for writing, the children that other tests start in this moment have
+    // too, and a file that somebody may write to is not run.
+    let mut install = std::process::Command::new("install")
+        .args(["--mode=755", "/dev/stdin"])
+        .arg(&program)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    install.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
     let options = Options { program, ..Options::default() };
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(60);
     Trivy::new(options, RegistryOptions::default(), limit, chrono::Duration::days(7))
 }
 

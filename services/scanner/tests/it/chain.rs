@@ -24,7 +24,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::images::{Family, database, osv, push, registry};
 use crate::tarball::Tarball;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything here takes: what passes it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The scanner, and who listens to it.
 pub struct Stage {

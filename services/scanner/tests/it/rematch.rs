@@ -1,7 +1,6 @@
 //! A new database of advisories, and images that had passed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
@@ -13,7 +12,7 @@ use mecapy_scanner::rematch::{OnRevoked, Rematch};
 use mecapy_store::scans::{self, Standing};
 use mecapy_store::{BuildState, functions};
 
-use crate::chain::Stage;
+use crate::chain::{PATIENCE, Stage};
 use crate::tarball::Tarball;
 
 /// Everything below `fixed` of six has a CRITICAL.
@@ -98,7 +97,7 @@ async fn a_new_database_revokes_once_what_it_rejects_and_a_later_one_takes_it_ba
 
     let mut events: Vec<ScanRevoked> = Vec::new();
     while events.len() < 5 {
-        let message = tokio::time::timeout(Duration::from_secs(30), revoked.next()).await;
+        let message = tokio::time::timeout(PATIENCE, revoked.next()).await;
         let message = message.expect("scan.revoked comes").unwrap();
         events.push(prost::Message::decode(message.payload).unwrap());
     }

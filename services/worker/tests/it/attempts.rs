@@ -6,21 +6,21 @@ use mecapy_store::{TaskState, inbox};
 use mecapy_testkit::{eventually, unique};
 
 use crate::world::{
-    DOUBLE, LONG, SLEEP, World, code, container_exists, containers_of, docker, may_park, row,
+    DOUBLE, LONG, WAIT, World, code, container_exists, containers_of, docker, let_go, may_park, row,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_several_times_runs_once() {
     let world = World::start().await;
     let (first, second) = (world.worker().await, world.worker().await);
-    let function = world.function(SLEEP).await;
-    let dispatch = world.task(function.id, r#"{"s": 3}"#);
+    let function = world.function(WAIT).await;
+    let dispatch = world.task(function.id, "{}");
     let id = world.send(&dispatch).await;
     world.until_it_runs(id).await;
     for _ in 0..5 {
         world.send(&dispatch).await;
     }
-    let task = world.end(id).await;
+    let task = world.let_end(id).await;
     assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 1));
     world.until_nothing_waits().await;
     // And once more, after its end.
@@ -37,13 +37,14 @@ async fn a_message_that_comes_several_times_runs_once() {
 async fn an_attempt_that_was_overtaken_leaves_no_trace() {
     let world = World::start().await;
     let worker = world.worker().await;
-    let function = world.function(SLEEP).await;
-    let id = world.send(&world.task(function.id, r#"{"s": 3}"#)).await;
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
     world.until_it_runs(id).await;
     // Another worker, which the engine and the queue know nothing of.
     let claimed = tasks::claim(&world.pool, id, "another").await.unwrap().unwrap();
     assert_eq!(claimed.attempt, 2);
     eventually("the overtaken container has ended", LONG, async || {
+        let_go(id);
         (!container_exists(id)).then_some(())
     })
     .await;
@@ -85,13 +86,13 @@ async fn an_attempt_that_was_overtaken_leaves_no_trace() {
 async fn a_task_that_is_handed_back_runs_on_another_worker() {
     let world = World::start().await;
     let first = world.worker().await;
-    let function = world.function(SLEEP).await;
-    let id = world.send(&world.task(function.id, r#"{"s": 4}"#)).await;
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
     world.until_it_runs(id).await;
     first.hand_back.cancel();
     first.stop().await;
     let second = world.worker().await;
-    let task = world.end(id).await;
+    let task = world.let_end(id).await;
     assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 2));
     assert_eq!(task.worker.as_deref(), Some(second.name.as_str()));
     assert_eq!(task.result_key, Some(format!("tasks/{id}/2/result.json")));
@@ -187,14 +188,14 @@ async fn a_task_in_a_parked_container_is_handed_back_and_runs_on_another_worker(
     }
     let world = World::start().await;
     let first = world.worker_with_parked(|_| ()).await;
-    let function = world.function(SLEEP).await;
-    let id = world.send(&world.task(function.id, r#"{"s": 4}"#)).await;
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
     world.until_it_runs(id).await;
     first.hand_back.cancel();
     first.stop().await;
     assert_eq!(world.look(id).await.unwrap().attempt, 1);
     let second = world.worker_with_parked(|_| ()).await;
-    let task = world.end(id).await;
+    let task = world.let_end(id).await;
     assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 2));
     assert_eq!(task.worker.as_deref(), Some(second.name.as_str()));
     assert_eq!(world.done(id).await.len(), 1);

@@ -5,7 +5,7 @@ use mecapy_proto::v1::TaskDispatch;
 use mecapy_store::TaskState;
 use serde_json::{Value, json};
 
-use crate::world::{DOUBLE, SLEEP, World, may_park};
+use crate::world::{DOUBLE, WAIT, World, may_park};
 
 /// Every attempt says why it failed, or that it did not.
 const ATTEMPTS: &str = r#"
@@ -142,8 +142,8 @@ async fn what_takes_all_it_can_get_ends_and_the_other_tasks_do_not_notice() {
     }
     let world = World::start().await;
     let worker = world.worker_with_parked(|config| config.worker.limits.pids = 64).await;
-    let bystander = world.function(SLEEP).await;
-    let bystander = world.send(&world.task(bystander.id, r#"{"s": 8}"#)).await;
+    let bystander = world.function(WAIT).await;
+    let bystander = world.send(&world.task(bystander.id, "{}")).await;
     world.until_it_runs(bystander).await;
     let run = async |code: &str, timeout_ms: u64| {
         let function = world.function(code).await;
@@ -167,8 +167,8 @@ async fn what_takes_all_it_can_get_ends_and_the_other_tasks_do_not_notice() {
     let says = "while True: print('x' * 65536)\n";
     assert_eq!(run(says, 2_000).await.state, TaskState::TimedOut);
 
-    let slept = world.end(bystander).await;
-    assert_eq!((slept.state, slept.attempt), (TaskState::Succeeded, 1), "{slept:?}");
+    let waited = world.let_end(bystander).await;
+    assert_eq!((waited.state, waited.attempt), (TaskState::Succeeded, 1), "{waited:?}");
     let after = world.function(DOUBLE).await;
     let after = world.run(&world.task(after.id, r#"{"n": 2}"#)).await;
     assert_eq!(result(&world, &after).await, json!({ "double": 4 }));

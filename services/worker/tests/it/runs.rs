@@ -9,7 +9,7 @@ use mecapy_store::{TaskState, tasks};
 use mecapy_testkit::{Infra, Server, eventually};
 use prost::Message as _;
 
-use crate::world::{DOUBLE, LONG, SLEEP, World, code, container_exists, row};
+use crate::world::{DOUBLE, LONG, WAIT, World, code, container_exists, let_go, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_succeeds_leaves_its_result_in_every_place() {
@@ -151,8 +151,8 @@ async fn inputs_come_from_s3_or_are_nothing() {
 async fn a_running_task_is_cancelled_at_a_word() {
     let world = World::start().await;
     let worker = world.worker().await;
-    let function = world.function(SLEEP).await;
-    let id = world.send(&world.task(function.id, r#"{"s": 600}"#)).await;
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
     world.until_it_runs(id).await;
     let mut conn = world.pool.acquire().await.unwrap();
     assert_eq!(tasks::cancel(&mut conn, id).await.unwrap(), Some(TaskState::Running));
@@ -191,17 +191,18 @@ async fn servers_that_are_away_for_a_while_cost_no_attempt() {
     let own = Infra::start(&[Server::Postgres, Server::S3]).await;
     let world = World::on(own.postgres().await, own.s3().await).await;
     let worker = world.worker().await;
-    let function = world.function(SLEEP).await;
-    let id = world.send(&world.task(function.id, r#"{"s": 5}"#)).await;
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
     world.until_it_runs(id).await;
     own.stop(Server::S3).await;
     own.stop(Server::Postgres).await;
     eventually("the function has ended meanwhile", LONG, async || {
+        let_go(id);
         (!container_exists(id)).then_some(())
     })
     .await;
-    own.resume(Server::Postgres).await;
-    own.resume(Server::S3).await;
+    // At once: the worker's patience has an end.
+    tokio::join!(own.resume(Server::Postgres), own.resume(Server::S3));
     let task = eventually("the task has ended", LONG, async || {
         tasks::get(&world.pool, id).await.ok().flatten().filter(|task| task.state.is_final())
     })

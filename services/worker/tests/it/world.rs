@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use mecapy_bus::{Bus, Results, topology};
+use mecapy_bus::{Bus, Results, Workers, topology};
 use mecapy_engine::{Credentials, Engine};
 use mecapy_objects::Objects;
 use mecapy_proto::v1::{Failure, TaskDispatch, TaskDone};
@@ -39,11 +39,12 @@ print("said")
 print("complained", file=sys.stderr)
 json.dump({"double": inputs["n"] * 2}, open("/output.json", "w"))
 "#;
-pub const SLEEP: &str = r#"
-import json, time
-inputs = json.load(open("/inputs.json"))
-time.sleep(inputs["s"])
-json.dump("slept", open("/output.json", "w"))
+/// Ends when the test says so.
+pub const WAIT: &str = r#"
+import json, os, time
+while not os.path.exists("/tmp/go"):
+    time.sleep(0.01)
+json.dump("went", open("/output.json", "w"))
 "#;
 
 /// Servers of its own account, database and bucket.
@@ -77,9 +78,14 @@ pub struct Running {
 impl Running {
     /// Stops it, gently, and sees that it left nothing behind.
     pub async fn stop(self) {
-        self.shutdown.cancel();
-        self.ended.await.unwrap();
-        assert_eq!(containers_of(&self.name), "");
+        let Self { name, shutdown, ended, .. } = self;
+        shutdown.cancel();
+        ended.await.unwrap();
+        // The end does not wait for ever for a container that is being started: that one goes when it has come up.
+        eventually("nothing is left behind", LONG, async || {
+            containers_of(&name).is_empty().then_some(())
+        })
+        .await;
     }
 }
 
@@ -108,6 +114,8 @@ impl World {
         config.docker.host = std::env::var("DOCKER_HOST").ok();
         config.worker.slots = Some(4);
         config.worker.pool.directory = std::env::temp_dir().join("mecapy-worker-tests");
+        // Whether containers wait is not to depend on what else the machine's memory holds.
+        config.worker.pool.leave_free_mib = 0;
         config.worker.limits.memory_mib = 256;
         config.worker.limits.cpus = 1.0;
 
@@ -262,6 +270,16 @@ impl World {
         task
     }
 
+    /// The end of a function that waits for a word, whatever container it is in by now.
+    pub async fn let_end(&self, id: TaskId) -> Task {
+        eventually("the task ends when it may", LONG, async || {
+            let_go(id);
+            self.look(id).await.filter(|task| task.state.is_final())
+        })
+        .await;
+        self.end(id).await
+    }
+
     pub async fn look(&self, id: TaskId) -> Option<Task> {
         tasks::get(&self.pool, id).await.unwrap()
     }
@@ -276,10 +294,15 @@ impl World {
         worker
     }
 
-    /// Waits until a container of this worker waits for a task.
+    /// Waits until a container of this worker waits for a task. By what the worker says after the call: that the engine
+    /// has the container does not tell that it has come up, nor that it has not had its task.
     pub async fn until_one_waits(&self, worker: &Running) {
+        let (workers, asked_at) = (Workers::new(self.bus.clone()), chrono::Utc::now());
         eventually("a container is parked", LONG, async || {
-            (!parked_of(&worker.name).trim().is_empty()).then_some(())
+            let all = workers.list().await.unwrap();
+            let status = all.into_iter().find(|status| status.name == worker.name)?;
+            let waits = status.parked.iter().any(|parked| parked.waiting > 0);
+            (status.seen_at > asked_at && waits).then_some(())
         })
         .await;
     }
@@ -494,6 +517,11 @@ async fn base() {
 pub fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The word that `WAIT` waits for, if its container is up.
+pub fn let_go(id: TaskId) {
+    docker(&["exec", &format!("mecapy-task-{id}"), "touch", "/tmp/go"]);
 }
 
 pub fn container_exists(id: TaskId) -> bool {

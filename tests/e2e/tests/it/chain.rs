@@ -1,7 +1,7 @@
 //! From source to result, and every refusal on the way.
 
 use mecapy_e2e::{Service, System};
-use mecapy_testkit::Infra;
+use mecapy_testkit::{Infra, eventually};
 use serde_json::json;
 
 use crate::{DOUBLE, PATIENCE};
@@ -30,9 +30,13 @@ async fn a_function_is_built_scanned_published_and_run() {
     assert!(logs.contains("doubling"), "{logs}");
 
     for service in Service::ALL {
-        let metrics = system.admin(service, "/metrics").await.unwrap();
         let took_part = !matches!(service, Service::Gateway | Service::Mirror | Service::Janitor);
-        assert!(!took_part || metrics.contains("mecapy_stage_duration_seconds"), "{service:?}");
+        // A service counts what it did after it has told of it.
+        eventually(&format!("{service:?} has counted its part"), PATIENCE, async || {
+            let metrics = system.admin(service, "/metrics").await.unwrap();
+            (!took_part || metrics.contains("mecapy_stage_duration_seconds")).then_some(())
+        })
+        .await;
         assert!(
             system.terminate(service).await.unwrap().success(),
             "{service:?} ends well on SIGTERM"

@@ -113,6 +113,11 @@ async fn each_event_again_after_the_build_ended_changes_nothing() {
     producer.publish("build.requested", &[], request.encode_to_vec()).await;
     producer.publish("build.requested", &[], request.encode_to_vec()).await;
     is_ready(&system, build).await;
+    // The row is ready before what tells of it is out.
+    eventually("push.done is in the stream", PATIENCE, async || {
+        (producer.count("push.done").await == 1).then_some(())
+    })
+    .await;
     let before = builds::get(&system.pool, build).await.unwrap().unwrap();
 
     // The latest first, and without ids that the stream would know.

@@ -12,8 +12,9 @@ mod trace;
 
 use std::time::Duration;
 
-/// Longer than any step takes on a busy machine: a message that a dead process held comes back after 30 s.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Far more than any step takes on a busy machine, where a message that a dead process held comes back after 30 s: what
+/// passes it hangs.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 const DOUBLE: &str = r#"
 import json

@@ -22,10 +22,10 @@ async fn a_build_whose_request_was_lost_is_asked_for_again_with_its_code() {
     stalled::keep_request(&mut conn, build, &request).await.unwrap();
     drop(conn);
     let mut asked = world.consume::<BuildRequested>(topology::BUILDER, Act::Accept);
-    assert_eq!(world.sweep().await.of("builds_resent"), 1);
+    assert_eq!(world.patient_sweep().await.of("builds_resent"), 1);
     assert_eq!(next(&mut asked).await, request);
     // It has its time before it is asked for once more.
-    assert_eq!(world.sweep().await.of("builds_resent"), 0);
+    assert_eq!(world.patient_sweep().await.of("builds_resent"), 0);
 }
 
 #[tokio::test]
@@ -194,16 +194,20 @@ async fn a_task_whose_worker_and_message_are_gone_is_dispatched_again_and_at_las
     .await;
     let lost = tasks::get(&world.pool, id).await.unwrap().unwrap();
     assert_eq!((lost.state, lost.failure().unwrap().code.as_str()), (TaskState::Lost, "task-lost"));
-    let done: Option<TaskDone> = mecapy_bus::waiting::find(
-        &world.backbone.bus,
-        topology::PIPELINE,
-        &format!("{id}/0"),
-        Utc::now() - chrono::TimeDelta::hours(1),
-        Utc::now() + chrono::TimeDelta::hours(1),
-    )
-    .await
-    .unwrap();
-    assert!(done.is_some(), "whoever waits is told");
+    // What could not be sent at once, the outbox sends.
+    eventually("whoever waits is told", PATIENCE, async || {
+        let done: Option<TaskDone> = waiting::find(
+            &world.backbone.bus,
+            topology::PIPELINE,
+            &format!("{id}/0"),
+            Utc::now() - chrono::TimeDelta::hours(1),
+            Utc::now() + chrono::TimeDelta::hours(1),
+        )
+        .await
+        .unwrap();
+        done
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -327,13 +331,13 @@ async fn a_run_whose_messages_are_lost_is_sent_on_or_ended() {
     ] {
         world.execute(sql).await;
     }
-    let swept = world.sweep().await;
+    let swept = world.patient_sweep().await;
     assert_eq!((swept.of("mirror_images_resent"), swept.of("cleanups_failed")), (1, 1));
     let event = next(&mut asked).await;
     assert_eq!((event.run_id.as_str(), event.tags.as_slice()), ("mirror", &["v1".to_owned()][..]));
     let failed = "cleanup_runs where state = 'failed' and problem <> ''";
     assert_eq!(world.count(failed).await, 1);
     // It has its time before it is sent once more.
-    let swept = world.sweep().await;
+    let swept = world.patient_sweep().await;
     assert_eq!((swept.of("mirror_images_resent"), swept.of("cleanups_failed")), (0, 0));
 }

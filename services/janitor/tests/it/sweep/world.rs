@@ -20,7 +20,8 @@ use mecapy_testkit::{Infra, RegistryServer, unique};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Far more than anything here takes: what passes it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub backbone: Backbone,
@@ -87,6 +88,14 @@ impl World {
     /// One sweep for work that stands still, of now. What fails in it is told by the report's absence of effect.
     pub async fn sweep(&self) -> Report {
         run(&self.sweeps(fallback().await), Part::Work, Utc::now()).await.unwrap().unwrap()
+    }
+
+    /// As [`World::sweep`], but that only what stands still for ten minutes is stalled: what was sent again just now is
+    /// not, however long the test takes.
+    pub async fn patient_sweep(&self) -> Report {
+        let options = Options { stalled_seconds: 600, ..Self::options() };
+        let sweeps = self.sweeps_with(fallback().await, options);
+        run(&sweeps, Part::Work, Utc::now()).await.unwrap().unwrap()
     }
 
     /// One sweep for what has had its use.
