@@ -10,7 +10,8 @@ use crate::report::Report;
 
 const RUNS: usize = 30;
 
-/// 10,000 functions of one version each, used every day, a few of them most of all (as the inverse of their rank).
+/// 10,000 functions of one version each, used every day, a few of them most of all (as the inverse of their rank). The
+/// rows come day after day, as they do where tasks end.
 const GENERATE: &[&str] = &[
     "insert into functions (owner, name) select 'acme', 'f' || n from generate_series(1, 10000) n",
     "insert into versions (function_id, version, python_version, base_variant, requirements, inputs_sha256)
@@ -23,7 +24,7 @@ const GENERATE: &[&str] = &[
     "update functions f set current_build = b.id, docker_image = b.docker_image from builds b where b.function_id = f.id",
     "insert into image_usage (day, digest, function_id, tasks)
      select (now() at time zone 'utc')::date - day, 'sha256:' || lpad(to_hex(id), 64, '0'), id, greatest(1, 58000 / id)
-     from functions, generate_series(0, 89) day",
+     from functions, generate_series(0, 89) day order by day desc, id",
     "analyze",
 ];
 

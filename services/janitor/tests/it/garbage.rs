@@ -133,6 +133,43 @@ async fn the_disk_gets_back_exactly_what_the_plan_says() {
     assert!(collect_garbage(&container).contains("freed 0 of"), "nothing is left to collect");
 }
 
+#[tokio::test]
+async fn uploads_that_were_broken_off_go_after_a_day() {
+    let infra = Infra::start(&[Server::Primary]).await;
+    let server = infra.primary();
+    let port = server.host.rsplit_once(':').unwrap().1;
+    let container =
+        docker(&["ps", "--filter", &format!("publish={port}"), "--format", "{{.Names}}"]);
+    mecapy_service::install_tls();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let begin = async || {
+        let url = format!("http://{}/v2/f/uploads/blobs/uploads/", server.host);
+        let begun = client
+            .post(url)
+            .basic_auth(&server.username, Some(&server.password))
+            .send()
+            .await
+            .unwrap();
+        let url = begun.headers()["location"].to_str().unwrap().to_owned();
+        let sent = client
+            .patch(url)
+            .basic_auth(&server.username, Some(&server.password))
+            .header("content-type", "application/octet-stream")
+            .body("half of a blob")
+            .send()
+            .await
+            .unwrap();
+        assert!(sent.status().is_success(), "{}", sent.status());
+        begun.headers()["docker-upload-uuid"].to_str().unwrap().to_owned()
+    };
+    let (old, young) = (begin().await, begin().await);
+    let uploads = "/var/lib/docker-registry/docker/registry/v2/repositories/f/uploads/_uploads";
+    let old_files = format!("find {uploads}/{old} -exec touch -d '25 hours ago' {{}} +");
+    docker(&["exec", &container, "sh", "-c", &old_files]);
+    collect_garbage(&container);
+    assert_eq!(docker(&["exec", &container, "ls", uploads]), young);
+}
+
 async fn has(registry: &Registry, repository: &str, blob: &Digest) -> bool {
     registry.blob_exists(repository, blob).await.unwrap()
 }
