@@ -37,6 +37,7 @@ codes! {
     RequirementNotFound => "requirement-not-found",
     NoMatchingWheel => "no-matching-wheel",
     DependencyConflict => "dependency-conflict",
+    HostNotAllowed => "host-not-allowed",
     BuildTimeout => "build-timeout",
     BuildOutOfMemory => "build-out-of-memory",
     ImageTooLarge => "image-too-large",
