@@ -22,6 +22,7 @@ pages! {
     "forbidden-import",
     "function-failed",
     "function-not-ready",
+    "host-not-allowed",
     "image-not-found",
     "image-not-scanned",
     "image-revoked",
