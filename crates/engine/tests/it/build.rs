@@ -9,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{BASE, LONG, Lines, LocalImage, container_with_command, docker, engine};
 
-/// A build of these steps on the base image, as root. The first step is no other build's: a layer that another test
-/// has in common with this one goes with the other's image.
+/// A build of these steps on the base image, as root. Nothing of it is in the cache: whoever looks there finds what
+/// another test takes away.
 fn steps(steps: &str) -> (BuildRequest, LocalImage) {
     let tag = format!("mecapy-engine-test/{}:v1", unique("build"));
     let request = BuildRequest {
-        dockerfile: format!("FROM {BASE}\nLABEL test={tag}\nUSER root\n{steps}\n"),
+        dockerfile: format!("FROM {BASE}\nUSER root\n{steps}\n"),
         tag: tag.clone(),
+        no_cache: true,
         ..BuildRequest::default()
     };
     (request, LocalImage(tag))
@@ -153,7 +154,6 @@ async fn memory_and_network_limits_hold_inside_a_step() {
                   2>/dev/null || true";
     let (mut request, _image) = steps(&format!("RUN {memory}; ls /sys/class/net | sed s/^/net-/"));
     request.network = Some("none".into());
-    request.no_cache = true;
     let lines = Lines::default();
     build(request, &lines).await.unwrap();
     let all = lines.all();
@@ -183,7 +183,6 @@ async fn the_ca_bundle_is_always_in_the_context() {
             "COPY {CA_BUNDLE} /tmp/ca\nRUN if [ -s /tmp/ca ]; then cat /tmp/ca; else echo none; fi"
         ));
         request.ca_bundle = bundle;
-        request.no_cache = true;
         let lines = Lines::default();
         build(request, &lines).await.unwrap();
         assert!(lines.all().iter().any(|line| line == content), "{:?}", lines.all());

@@ -46,7 +46,8 @@ async fn what_a_cleanup_did_stands_in_its_metrics() {
     sqlx::query(aged).execute(&system.pool).await.unwrap();
     let applied = system.mecapy(&["cleanup", "apply", "--confirm", "--json"]).await.unwrap();
     let applied: Value = serde_json::from_str(&applied).unwrap();
-    assert_eq!(applied["images_deleted"], 1, "{applied}");
+    // The image, and what refers to it: its bill of materials, reports and provenance.
+    assert_eq!(applied["deleted_by_policy"]["functions/deleted-function"], 1, "{applied}");
 
     let sample = async |name: &str| {
         eventually(name, PATIENCE, async || {
@@ -56,7 +57,8 @@ async fn what_a_cleanup_did_stands_in_its_metrics() {
         })
         .await
     };
-    assert_eq!(sample("registry_cleanup_images_deleted_total{").await, 1.0);
+    let deleted = "registry_cleanup_images_deleted_total{service=\"janitor\",policy=\"functions/deleted-function\"}";
+    assert_eq!(sample(deleted).await, 1.0);
     assert_eq!(
         sample("registry_cleanup_runs_total{service=\"janitor\",how=\"applied\"}").await,
         1.0
