@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use crate::config_patch::sorted;
 use crate::copy::{STREAMS, bring_blob};
 use crate::holders::KNOWN_FOR;
+use crate::layer::Packed;
 use crate::media_types::{DOCKER_LAYER_GZIP, OCI_LAYER_GZIP};
 use crate::registry::Registry;
-use crate::{ConfigPatch, Content, Descriptor, Digest, Error, Manifest, TarLayer};
+use crate::{ConfigPatch, Content, Descriptor, Digest, Error, FolderLayer, Manifest, TarLayer};
 
 const MAX_CONFIG: u64 = 8 * 1024 * 1024;
 /// Configs that are remembered, each of some kilobytes.
@@ -87,23 +88,45 @@ impl Appender {
         layer: TarLayer,
         patch: &ConfigPatch,
     ) -> Result<Appended, Error> {
+        // Compressing may take long enough to hold up everything else on this thread.
+        let packed = tokio::task::spawn_blocking(move || layer.pack())
+            .await
+            .map_err(|e| Error::Layer { reason: e.to_string() })??;
+        self.append_packed(base, target_repository, tag, &packed, patch).await
+    }
+
+    /// As [`Appender::append`], with a whole folder.
+    pub async fn append_folder(
+        &self,
+        base: &Base,
+        target_repository: &str,
+        tag: &str,
+        layer: &FolderLayer,
+        patch: &ConfigPatch,
+    ) -> Result<Appended, Error> {
+        self.append_packed(base, target_repository, tag, &layer.packed, patch).await
+    }
+
+    async fn append_packed(
+        &self,
+        base: &Base,
+        target_repository: &str,
+        tag: &str,
+        packed: &Packed,
+        patch: &ConfigPatch,
+    ) -> Result<Appended, Error> {
         let registry = &self.registry;
         let unusable = |reason: String| Error::Manifest { digest: base.manifest.digest, reason };
         let Content::Image { config, layers } = base.manifest.parse()? else {
             return Err(unusable("it is an index, not an image".to_owned()));
         };
         let base_config = self.config(&base.repository, &config).await?;
-        // Compressing may take long enough to hold up everything else on this thread.
-        let packed = tokio::task::spawn_blocking(move || layer.pack())
-            .await
-            .map_err(|e| Error::Layer { reason: e.to_string() })??;
         let new_config =
             patch.apply(&base_config, layers.len(), &packed.diff_id).map_err(unusable)?;
         let new_config = Bytes::from(new_config);
 
         let layer_type = if base.manifest.is_oci() { OCI_LAYER_GZIP } else { DOCKER_LAYER_GZIP };
-        let new_layer =
-            Descriptor::new(layer_type, Digest::of(&packed.gzip), packed.gzip.len() as u64);
+        let new_layer = Descriptor::new(layer_type, packed.digest, packed.size);
         let config =
             Descriptor::new(config.media_type, Digest::of(&new_config), new_config.len() as u64);
         let manifest = manifest(&base.manifest, &config, &new_layer).map_err(unusable)?;
@@ -117,7 +140,7 @@ impl Appender {
         let seen_at = self.seen().held.get(&place).copied();
         if seen_at.is_some_and(|seen_at| seen_at.elapsed() < KNOWN_FOR) {
             futures::try_join!(
-                registry.put_new_blob(target_repository, packed.gzip.clone()),
+                registry.put_new_layer(target_repository, packed),
                 registry.put_new_blob(target_repository, new_config.clone()),
             )?;
             // A registry takes no manifest whose layers it lacks.
@@ -138,7 +161,7 @@ impl Appender {
             };
             futures::try_join!(
                 mounts,
-                registry.put_blob(target_repository, packed.gzip),
+                registry.put_layer(target_repository, packed),
                 registry.put_blob(target_repository, new_config),
             )?;
         }

@@ -1,6 +1,7 @@
 //! A layer made of a few files, the same bytes every time.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Write as _};
 
 use bytes::Bytes;
@@ -23,10 +24,21 @@ pub struct LayerFile {
 pub struct TarLayer(Bytes);
 
 /// A layer as registries hold it.
+#[derive(Debug)]
 pub(crate) struct Packed {
-    pub(crate) gzip: Bytes,
+    pub(crate) content: Content,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
     /// The digest of the tar, by which the config names the layer.
     pub(crate) diff_id: Digest,
+}
+
+/// Where the bytes of a layer wait for their registry.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Memory(Bytes),
+    /// It has no name, and is gone with this.
+    File(File),
 }
 
 impl TarLayer {
@@ -71,7 +83,12 @@ impl TarLayer {
         let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
         let gzip = encoder.write_all(&self.0).and_then(|()| encoder.finish());
         let gzip = gzip.map_err(|e| Error::Layer { reason: e.to_string() })?;
-        Ok(Packed { gzip: gzip.into(), diff_id: Digest::of(&self.0) })
+        Ok(Packed {
+            digest: Digest::of(&gzip),
+            size: gzip.len() as u64,
+            content: Content::Memory(gzip.into()),
+            diff_id: Digest::of(&self.0),
+        })
     }
 }
 
@@ -91,7 +108,7 @@ mod tests {
         let one = TarLayer::from_files([file("app/a.py", "a"), file(&long, "b")]).unwrap();
         let two = TarLayer::from_files([file(&long, "b"), file("app/a.py", "a")]).unwrap();
         assert_eq!(one.tar(), two.tar());
-        assert_eq!(one.pack().unwrap().gzip, two.pack().unwrap().gzip);
+        assert_eq!(one.pack().unwrap().digest, two.pack().unwrap().digest);
         assert_eq!(one.pack().unwrap().diff_id, Digest::of(one.tar()));
     }
 

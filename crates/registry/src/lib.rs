@@ -47,6 +47,7 @@ mod copy_referrers;
 mod digest;
 mod error;
 mod exchange;
+mod folder_layer;
 mod holders;
 mod image_ref;
 mod inventory;
@@ -74,6 +75,7 @@ pub use copier::{Brought, Copier, Foreseen, Look, Target};
 pub use copy::{CopyReport, Destination, Source, copy_image};
 pub use digest::{Digest, Hasher};
 pub use error::Error;
+pub use folder_layer::FolderLayer;
 pub use image_ref::ImageRef;
 pub use inventory::{
     Deleted, Deletion, DistributionInventory, Elsewhere, GhcrInventory, Holds, Inventory, Known,

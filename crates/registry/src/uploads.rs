@@ -1,6 +1,6 @@
 //! Putting blobs: mounted, skipped, or streamed in one PUT.
 
-use std::io;
+use std::io::{self, Seek as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,11 +11,13 @@ use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
 };
 use reqwest::{Body, Method, Request, Response, StatusCode};
+use tokio_util::io::ReaderStream;
 use url::Url;
 
 use crate::blobs::subject;
 use crate::challenge::Scope;
 use crate::exchange::Call;
+use crate::layer::{Content, Packed};
 use crate::manifest::media_types::OCTET_STREAM;
 use crate::patience::LEAST;
 use crate::registry::Registry;
@@ -55,17 +57,68 @@ impl Registry {
     ) -> Result<Descriptor, Error> {
         let digest = Digest::of(&content);
         let descriptor = Descriptor::new(OCTET_STREAM, digest, content.len() as u64);
-        retry::transient(self.host(), "blob_put", || async {
-            match self.start_upload(repository, &digest, None).await? {
-                Start::Mounted => Ok(()),
-                Start::Session(session) => {
-                    let pieces = futures::stream::iter(pieces(content.clone()).map(Ok));
-                    self.upload(repository, session, &descriptor, pieces).await
-                }
-            }
+        self.put_new(repository, &descriptor, || {
+            Ok(futures::stream::iter(pieces(content.clone()).map(Ok)))
         })
         .await?;
         Ok(descriptor)
+    }
+
+    /// Puts a layer unless it is there.
+    pub(crate) async fn put_layer(&self, repository: &str, layer: &Packed) -> Result<(), Error> {
+        if self.blob_exists(repository, &layer.digest).await? {
+            return Ok(());
+        }
+        self.put_new_layer(repository, layer).await
+    }
+
+    /// Puts a layer that is hardly there yet.
+    pub(crate) async fn put_new_layer(
+        &self,
+        repository: &str,
+        layer: &Packed,
+    ) -> Result<(), Error> {
+        let descriptor = Descriptor::new(OCTET_STREAM, layer.digest, layer.size);
+        match &layer.content {
+            Content::Memory(content) => {
+                self.put_new(repository, &descriptor, || {
+                    Ok(futures::stream::iter(pieces(content.clone()).map(Ok)))
+                })
+                .await
+            }
+            Content::File(file) => {
+                self.put_new(repository, &descriptor, || {
+                    let mut file = file.try_clone()?;
+                    file.rewind()?;
+                    let read = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE);
+                    Ok(read.map_err(|error| unreadable(&error)))
+                })
+                .await
+            }
+        }
+    }
+
+    /// Puts a blob, again from its start where that may help.
+    async fn put_new<S>(
+        &self,
+        repository: &str,
+        descriptor: &Descriptor,
+        content: impl Fn() -> io::Result<S>,
+    ) -> Result<(), Error>
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Send + 'static,
+    {
+        let content = &content;
+        retry::transient(self.host(), "blob_put", || async move {
+            match self.start_upload(repository, &descriptor.digest, None).await? {
+                Start::Mounted => Ok(()),
+                Start::Session(session) => {
+                    let content = content().map_err(|error| unreadable(&error))?;
+                    self.upload(repository, session, descriptor, content).await
+                }
+            }
+        })
+        .await
     }
 
     /// Makes a blob of another repository of this registry appear in `repository`, without moving
@@ -250,6 +303,10 @@ impl Registry {
                 self.nonsense(&call.subject, "it opened an upload but did not say where")
             })
     }
+}
+
+fn unreadable(error: &io::Error) -> Error {
+    Error::Layer { reason: format!("it can't be read again: {error}") }
 }
 
 /// Slices that share the content's memory.

@@ -1,11 +1,12 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use axum::http::StatusCode;
 use base64::Engine as _;
 use bytes::Bytes;
 use mecapy_registry::{
-    Appended, Appender, Base, ConfigPatch, Content, Digest, ImageRef, LayerFile, Manifest,
-    Registry, TarLayer, append_layer,
+    Appended, Appender, Base, ConfigPatch, Content, Digest, FolderLayer, ImageRef, LayerFile,
+    Manifest, Registry, TarLayer, append_layer,
 };
 use mecapy_testkit::unique;
 use serde_json::Value;
@@ -158,6 +159,41 @@ async fn the_image_is_the_base_and_one_layer_in_the_bases_family() {
             registry.blob_bytes(&target, layer, 100_000).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_folder_is_sent_again_from_its_start_when_the_registry_stumbles() {
+    let registry = primary().await;
+    let base = base(&registry, Family::Docker).await;
+    let proxy = Proxy::start(primary_server().await, |passing| match passing.step() {
+        Step::PutBlob if passing.before < 2 => {
+            Fate::Answer(StatusCode::SERVICE_UNAVAILABLE, Vec::new())
+        }
+        _ => Fate::Pass,
+    })
+    .await;
+    // Many pieces of an upload, since noise hardly becomes smaller.
+    let content = noise("folder", 3_000_000);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "venv/x", &content[..]).unwrap();
+    let tar: Vec<Result<Bytes, std::io::Error>> = vec![Ok(tar.into_inner().unwrap().into())];
+    let layer = FolderLayer::pack(futures::stream::iter(tar), "opt/venv", false).await.unwrap();
+
+    let target = unique("deps");
+    let appender = Appender::new(proxy.registry());
+    let appended = appender.append_folder(&base, &target, "key", &layer, &patch()).await.unwrap();
+    assert!(proxy.passed(Step::PutBlob).len() > 2);
+    assert_eq!(appended.layer.digest, layer.digest());
+    let gzip = registry.blob_bytes(&target, &appended.layer, 4_000_000).await.unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(gzip.as_ref()));
+    let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+    assert_eq!(entry.path().unwrap().to_str(), Some("opt/venv/x"));
+    let mut sent = Vec::new();
+    entry.read_to_end(&mut sent).unwrap();
+    assert!(sent == content);
 }
 
 #[tokio::test]
