@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
-use futures::StreamExt as _;
+use async_nats::jetstream::consumer::pull::Batch;
+use futures::{FutureExt as _, StreamExt as _};
 use mecapy_proto::Event;
 use mecapy_service::Condition;
 use tokio::sync::Semaphore;
@@ -19,6 +21,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(5);
 /// A pull that says nothing this long after it expired is dead.
 const PULL_SLACK: Duration = Duration::from_secs(3);
 const REBIND_AFTER: Duration = Duration::from_secs(1);
+/// At the end, a server that says nothing is not waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 pub struct ConsumerOptions {
@@ -50,10 +54,7 @@ impl<H> Consumer<H> {
         let slots = Arc::new(Semaphore::new(self.options.concurrency));
         let running = TaskTracker::new();
         while !shutdown.is_cancelled() {
-            let end = tokio::select! {
-                end = self.bound::<E>(&slots, &running, &shutdown, &hand_back) => end,
-                () = shutdown.cancelled() => break,
-            };
+            let end = self.bound::<E>(&slots, &running, &shutdown, &hand_back).await;
             let Err(error) = end else { break };
             self.condition.missing(error.to_string());
             metrics::rebinds(self.options.durable.name).increment(1);
@@ -79,21 +80,24 @@ impl<H> Consumer<H> {
         E: Event,
         H: Handler<E>,
     {
-        let consumer = topology::bind(self.outbox.bus(), self.options.durable).await?;
+        let bind = topology::bind(self.outbox.bus(), self.options.durable);
+        let Some(consumer) = shutdown.run_until_cancelled(bind).await else { return Ok(()) };
+        let consumer = consumer?;
         self.condition.met();
         while !shutdown.is_cancelled() {
-            self.pull::<E>(&consumer, slots, running, hand_back).await?;
+            self.pull::<E>(&consumer, slots, running, shutdown, hand_back).await?;
         }
         Ok(())
     }
 
     /// One pull: for as many messages as there are free slots. On a busy consumer a few slots are waited for,
-    /// so that a pull brings several messages.
+    /// so that a pull brings several messages. What has been sent for it when the end comes is handed back.
     async fn pull<E>(
         &self,
         consumer: &PullConsumer,
         slots: &Arc<Semaphore>,
         running: &TaskTracker,
+        shutdown: &CancellationToken,
         hand_back: &CancellationToken,
     ) -> Result<(), Error>
     where
@@ -104,10 +108,9 @@ impl<H> Consumer<H> {
             Error::jetstream(format!("consumer {}", self.options.durable.name), cause)
         };
         let few = u32::try_from(self.options.concurrency / 8).unwrap_or(1).max(1);
-        let mut permits = Arc::clone(slots)
-            .acquire_many_owned(few)
-            .await
-            .map_err(|error| lost(error.to_string()))?;
+        let free = Arc::clone(slots).acquire_many_owned(few);
+        let Some(free) = shutdown.run_until_cancelled(free).await else { return Ok(()) };
+        let mut permits = free.map_err(|error| lost(error.to_string()))?;
         while let Ok(permit) = Arc::clone(slots).try_acquire_owned() {
             permits.merge(permit);
         }
@@ -120,7 +123,11 @@ impl<H> Consumer<H> {
             .await
             .map_err(|error| lost(error.to_string()))?;
         while let Some(permit) = permits.split(1) {
-            let next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next()).await;
+            let next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next());
+            let Some(next) = shutdown.run_until_cancelled(next).await else {
+                hand_back_the_rest(messages, consumer.clone()).await;
+                return Ok(());
+            };
             let message = match next {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => return Err(lost(error.to_string())),
@@ -136,5 +143,34 @@ impl<H> Consumer<H> {
             });
         }
         Ok(())
+    }
+}
+
+/// What the server sent for a pull before it knows that nobody reads it any more. Dropped, it would come to another
+/// replica only when its time for an ack is over.
+async fn hand_back_the_rest(mut messages: Batch, mut consumer: PullConsumer) {
+    // What comes after the server's answer to a call is what it sent after the call.
+    let answered = tokio::time::timeout(ANSWER_WITHIN, consumer.info());
+    tokio::pin!(answered);
+    let mut late = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            message = messages.next() => match message {
+                Some(Ok(message)) => late.push(message),
+                Some(Err(_)) | None => break,
+            },
+            _ = &mut answered => break,
+        }
+    }
+    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+        late.push(message);
+    }
+    // The pull ends first: it would get them again.
+    drop(messages);
+    for message in late {
+        if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+            tracing::debug!(%error, "a message that came too late was not handed back");
+        }
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use crate::envelope::{self, TRACEPARENT};
+use crate::handler::Rest;
 use crate::topology::{ACK_WAIT, Durable, MAX_DELIVERIES};
 use crate::{
     Delivery, Handler, HandlerError, Outbox, Outcome, dead_letters, metric_definitions as metrics,
@@ -67,10 +68,13 @@ pub(crate) async fn process<E: Event, H: Handler<E>>(
     let in_flight = metrics::in_flight(durable.name);
     in_flight.increment(1.0);
     let attempt = Attempt { message: &message, durable, outbox, hand_back, traceparent, count };
-    let ended = attempt.run(handler).instrument(span).await;
+    let (ended, rest) = attempt.run(handler).instrument(span).await;
     in_flight.decrement(1.0);
     metrics::deliveries(durable.name, ended.as_str()).increment(1);
     metrics::handled(durable.name, began.elapsed());
+    if let Some(rest) = rest {
+        rest.await;
+    }
 }
 
 struct Attempt<'a> {
@@ -83,14 +87,17 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run<E: Event, H: Handler<E>>(&self, handler: &H) -> Ended {
+    /// How it ended, and what is still to be done before the slot is free.
+    async fn run<E: Event, H: Handler<E>>(&self, handler: &H) -> (Ended, Option<Rest>) {
         let event: E = match envelope::read(
             self.message.headers.as_ref(),
             &self.message.payload,
             Utc::now(),
         ) {
             Ok(event) => event,
-            Err(unreadable) => return self.bury("unreadable", &unreadable.to_string()).await,
+            Err(unreadable) => {
+                return (self.bury("unreadable", &unreadable.to_string()).await, None);
+            }
         };
         let message_id = event.message_id();
         Span::current().record("messaging.message.id", &message_id);
@@ -103,13 +110,13 @@ impl Attempt<'_> {
             never = self.progress() => match never {},
             () = self.hand_back.cancelled() => {
                 self.ack(AckKind::Nak(None)).await;
-                return Ended::HandedBack;
+                return (Ended::HandedBack, None);
             }
         };
-        match handled {
-            Ok(ended) => {
+        let ended = match handled {
+            Ok((ended, rest)) => {
                 self.double_ack().await;
-                ended
+                return (ended, rest);
             }
             Err(HandlerError::Permanent(reason)) => self.bury("permanent", &reason).await,
             Err(error) if self.count >= MAX_DELIVERIES => {
@@ -128,7 +135,8 @@ impl Attempt<'_> {
                 self.ack(AckKind::Nak(Some(delay))).await;
                 Ended::Retried
             }
-        }
+        };
+        (ended, None)
     }
 
     async fn handle<E: Event, H: Handler<E>>(
@@ -136,11 +144,11 @@ impl Attempt<'_> {
         handler: &H,
         event: E,
         message_id: &str,
-    ) -> Result<Ended, HandlerError> {
+    ) -> Result<(Ended, Option<Rest>), HandlerError> {
         if !H::KNOWS_DUPLICATES
             && inbox::contains(self.outbox.pool(), self.durable.name, message_id).await?
         {
-            return Ok(Ended::Duplicate);
+            return Ok((Ended::Duplicate, None));
         }
         let delivery = Delivery {
             message_id: message_id.to_owned(),
@@ -152,8 +160,12 @@ impl Attempt<'_> {
     }
 
     /// Inbox, state and outbox in one transaction; then the messages go out.
-    async fn commit(&self, mut outcome: Outcome, message_id: &str) -> Result<Ended, HandlerError> {
-        let after = outcome.take_after();
+    async fn commit(
+        &self,
+        mut outcome: Outcome,
+        message_id: &str,
+    ) -> Result<(Ended, Option<Rest>), HandlerError> {
+        let (after, rest) = (outcome.take_after(), outcome.take_rest());
         let mut transaction =
             self.outbox.pool().begin().await.map_err(mecapy_store::Error::from)?;
         let outgoing = outcome.apply(&mut transaction).await?;
@@ -165,14 +177,14 @@ impl Attempt<'_> {
             .await?
         else {
             // Dropping the transaction takes the effect back.
-            return Ok(Ended::Duplicate);
+            return Ok((Ended::Duplicate, None));
         };
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         self.outbox.send(written).await;
         if let Some(after) = after {
             after();
         }
-        Ok(Ended::Handled)
+        Ok((Ended::Handled, rest))
     }
 
     /// Tells the server that the work goes on; never returns.

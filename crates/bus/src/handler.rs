@@ -129,11 +129,13 @@ type Effect = Box<
 >;
 
 type After = Box<dyn FnOnce() + Send>;
+pub(crate) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a handled event changes: part of one transaction with the inbox and the outbox.
 pub struct Outcome {
     effect: Effect,
     after: Option<After>,
+    rest: Option<Rest>,
 }
 
 impl fmt::Debug for Outcome {
@@ -158,7 +160,7 @@ impl Outcome {
             > + Send
             + 'static,
     {
-        Self { effect: Box::new(effect), after: None }
+        Self { effect: Box::new(effect), after: None, rest: None }
     }
 
     /// What follows once the changes are committed and their messages are out; it must not block. Where the changes
@@ -169,8 +171,20 @@ impl Outcome {
         self
     }
 
+    /// What is done after the ack, and before the slot takes another message. Where the changes don't come about, it
+    /// is dropped.
+    #[must_use]
+    pub fn and_rest(mut self, rest: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.rest = Some(Box::pin(rest));
+        self
+    }
+
     pub(crate) fn take_after(&mut self) -> Option<After> {
         self.after.take()
+    }
+
+    pub(crate) fn take_rest(&mut self) -> Option<Rest> {
+        self.rest.take()
     }
 
     /// Makes the changes, and says what is to be sent: for the bus, and for tests of handlers.

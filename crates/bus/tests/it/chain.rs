@@ -13,7 +13,7 @@ use mecapy_bus::{
 use mecapy_proto::v1::{BuildDone, ScanDone};
 use mecapy_service::{Health, Secret};
 use mecapy_store::PgPool;
-use mecapy_testkit::Infra;
+use mecapy_testkit::{Infra, eventually};
 use tokio_util::sync::CancellationToken;
 
 /// Far more than anything here takes: what passes it hangs.
@@ -26,6 +26,8 @@ pub struct Echo {
     pub calls: AtomicUsize,
     /// How often what follows an effect was done.
     pub followed: AtomicUsize,
+    /// How often what is left to do for the slot was begun.
+    pub rested: AtomicUsize,
     pub seen: Mutex<Vec<String>>,
     /// What is held goes on with it.
     pub let_go: CancellationToken,
@@ -46,13 +48,19 @@ impl Handler<BuildDone> for Shared {
             "is-held" => self.0.let_go.cancelled().await,
             _ => {}
         }
+        let rests = event.tag == "has-a-rest";
         let scan = ScanDone { build_id: event.build_id, ..Default::default() };
-        let echo = Arc::clone(&self.0);
-        Ok(Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) })).then(
-            move || {
+        let (echo, rested) = (Arc::clone(&self.0), Arc::clone(&self.0));
+        let outcome = Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) }))
+            .then(move || {
                 echo.followed.fetch_add(1, Ordering::SeqCst);
-            },
-        ))
+            });
+        Ok(outcome.and_rest(async move {
+            if rests {
+                rested.rested.fetch_add(1, Ordering::SeqCst);
+                rested.let_go.cancelled().await;
+            }
+        }))
     }
 }
 
@@ -133,6 +141,30 @@ impl Chain {
         let subjects: Vec<(String, usize)> =
             stream.info_with_subjects(subject).await.unwrap().try_collect().await.unwrap();
         subjects.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Blocks this thread until the server has sent so many messages to replicas.
+    pub fn block_until_sent(&self, count: u64) {
+        let nats = self.nats.clone();
+        let look = move || async move {
+            let password = nats.password.unwrap().expose().to_owned();
+            let client =
+                async_nats::ConnectOptions::with_user_and_password(nats.user.unwrap(), password)
+                    .connect(nats.url)
+                    .await
+                    .unwrap();
+            let jetstream = async_nats::jetstream::new(client);
+            eventually("it is sent", PATIENCE, async || {
+                let consumer: PullConsumer =
+                    jetstream.get_consumer_from_stream(SCANNER.name, SCANNER.stream).await.unwrap();
+                (consumer.cached_info().delivered.consumer_sequence >= count).then_some(())
+            })
+            .await;
+        };
+        let looking = std::thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(look());
+        });
+        looking.join().unwrap();
     }
 
     /// Whether all that was published here is acknowledged. By numbers: what still waits is not counted before the

@@ -5,6 +5,7 @@
 mod chain;
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use chain::{Chain, PATIENCE, SCANNER};
 use mecapy_bus::{Outbox, Outgoing, WorkerStatus, Workers, dead_letters, topology};
@@ -181,6 +182,56 @@ async fn what_still_runs_at_the_end_is_handed_to_another_replica() {
     })
     .await;
     assert_eq!(second.echo.calls.load(Ordering::SeqCst), 1);
+}
+
+/// One thread: so nothing of the replica runs while this test blocks it.
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_sent_to_a_replica_that_ends_goes_to_another_at_once() {
+    let chain = Chain::start().await;
+    let first = chain.replica().await;
+    chain.publish("b0", "").await;
+    nothing_unfinished(&chain).await;
+    let began = Instant::now();
+    let body = serde_json::to_vec(&BuildDone { build_id: "b1".to_owned(), ..Default::default() });
+    chain.client.publish("build.done", body.unwrap().into()).await.unwrap();
+    chain.client.flush().await.unwrap();
+    chain.block_until_sent(2);
+    first.shutdown.cancel();
+    first.task.await.unwrap();
+    let _second = chain.replica().await;
+    eventually("the event went on", PATIENCE, async || {
+        (chain.count("PIPELINE", "scan.done").await == 2).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < topology::ACK_WAIT, "it was taken for lost first");
+}
+
+#[tokio::test]
+async fn a_slot_is_free_when_the_rest_of_its_work_is_done_and_the_message_before() {
+    let chain = Chain::start().await;
+    let replica = chain.replica().await;
+    for number in 0..4 {
+        chain.publish(&format!("b{number}"), "has-a-rest").await;
+    }
+    nothing_unfinished(&chain).await;
+    assert_eq!(chain.count("PIPELINE", "scan.done").await, 4);
+    assert_eq!(replica.echo.rested.load(Ordering::SeqCst), 4);
+    chain.publish("b4", "").await;
+    // Another replica's slots are free.
+    let second = chain.replica().await;
+    eventually("the second has it", PATIENCE, async || {
+        (second.echo.calls.load(Ordering::SeqCst) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(replica.echo.calls.load(Ordering::SeqCst), 4, "a slot took another too early");
+    replica.echo.let_go.cancel();
+    second.shutdown.cancel();
+    second.task.await.unwrap();
+    chain.publish("b5", "").await;
+    eventually("the first takes more", PATIENCE, async || {
+        (replica.echo.calls.load(Ordering::SeqCst) == 5).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
