@@ -19,20 +19,19 @@ const LATE_EVENT: Duration = Duration::from_secs(1);
 /// How long a container may take to be gone after it was killed, and its streams to end after it.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
-/// How long a parked container's function runs before the engine is asked for its end too. Until then its stream
-/// alone is listened to: a wait costs the engine more than a short function takes.
+/// How long a function runs before the engine is asked for its container's end too. Until then its stream alone is
+/// listened to: a wait costs the engine more than a short function takes.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 /// Inputs that go out in one write with their length.
 const FIRST_WRITE: usize = 64 * 1024;
 
-/// How far a container is accompanied.
+/// How a container knows that its inputs are whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// Until it has ended.
-    Gone,
-    /// Until the runner of a parked container has told that the function ended well and what its result is: nothing
-    /// that comes after can change the judgement. Whatever else it tells needs the evidence of the container's end.
-    Told,
+pub(crate) enum Feed {
+    /// stdin ends after them.
+    ToTheEnd,
+    /// Their length comes before them, and stdin stays open: a parked container ends with it.
+    Measured,
 }
 
 /// Why we killed it: noted before killing.
@@ -51,14 +50,16 @@ pub(crate) struct Ended {
 }
 
 impl Engine {
-    /// From started to ended: writes stdin, reads everything, kills at the limit or on a cancel. stdin is half-closed
-    /// after the inputs; a parked container's has their length before them, and is closed only if it does not end.
+    /// From started to ended: writes stdin, reads everything, kills at the limit or on a cancel.
+    ///
+    /// It ends when the runner has told that the function ended well and what its result is: nothing that comes after
+    /// can change the judgement. Whatever else it tells needs the evidence of the container's end.
     pub(crate) async fn accompany(
         &self,
         container: &str,
         request: &RunRequest,
         streams: &mut AttachContainerResults,
-        until: Until,
+        feed: Feed,
         stop: &CancellationToken,
     ) -> Result<Ended, Error> {
         let limits = &request.limits;
@@ -68,31 +69,34 @@ impl Engine {
         let AttachContainerResults { output, input } = streams;
         let (close, closing) = oneshot::channel();
         let mut close = Some(close);
-        let feed = async {
+        let feeding = async {
             // A container that ends before it has read its inputs breaks this pipe: its end says more
             // than the error could.
-            if until == Until::Told {
-                let _ = write_measured(input, &request.stdin).await;
-                let _ = closing.await;
-            } else {
-                let _ = input.write_all(&request.stdin).await;
+            match feed {
+                Feed::ToTheEnd => {
+                    let _ = input.write_all(&request.stdin).await;
+                }
+                Feed::Measured => {
+                    let _ = write_measured(input, &request.stdin).await;
+                    let _ = closing.await;
+                }
             }
             let _ = input.shutdown().await;
         };
         let wait = self.exit_code(container, request);
-        tokio::pin!(feed, wait);
+        tokio::pin!(feeding, wait);
 
         let mut intent = None;
         let mut deadline = began + limits.timeout;
         let (mut fed, mut drained) = (false, false);
-        let mut asks = until == Until::Gone;
+        let mut asks = false;
         let ask_after = tokio::time::sleep(ASK_AFTER);
         tokio::pin!(ask_after);
         // Beside the reading: the engine does not answer a kill before what the container wrote is taken from it.
         let mut killing: Option<BoxFuture<'_, Result<(), Error>>> = None;
         let mut exit_code = None;
         while exit_code.is_none() || !drained {
-            if until == Until::Told && intent.is_none() && frames.tell_of_success() {
+            if intent.is_none() && frames.tell_of_success() {
                 break;
             }
             asks |= drained || intent.is_some();
@@ -124,7 +128,7 @@ impl Engine {
                     killing = None;
                     killed.unwrap_or(Ok(()))?;
                 }
-                () = &mut feed, if !fed => fed = true,
+                () = &mut feeding, if !fed => fed = true,
                 item = output.next(), if !drained => match item {
                     Some(Ok(LogOutput::StdErr { message })) => frames.push_raw_stderr(&message),
                     Some(Ok(message)) => frames.push(&message.into_bytes()),
@@ -174,13 +178,17 @@ impl Engine {
     }
 
     /// The engine's flag, or where something was killed and the flag is not up, its event: on some
-    /// engines the news from the kernel comes after the container's end.
+    /// engines the news from the kernel comes after the container's end. Where it ended well, or we ended it, nobody
+    /// asks.
     pub(crate) async fn ran_out_of_memory(
         &self,
         container: &str,
         request: &RunRequest,
         ended: &Ended,
     ) -> Result<bool, Error> {
+        if ended.intent.is_some() || ended.report.exit == Some(0) {
+            return Ok(false);
+        }
         let inspect = self.docker.inspect_container(container, None);
         let state = match self.call("inspect a container", inspect).await {
             Ok(found) => found.state.unwrap_or_default(),

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use tokio::io::AsyncWrite;
 use tracing::Instrument;
 
-use crate::park::Owned;
+use crate::spent::Owned;
 use crate::{Engine, Error, RunRequest, hardening};
 
 /// What the container prints, piece by piece. Its end is the container's.
@@ -75,7 +75,7 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        let container = Owned { engine: self.clone(), id: id.into() };
+        let container = Owned::new(self, id);
         let AttachContainerResults { output, input } =
             self.attach_and_start(&container.id, request).await?;
         let name = request.name.clone();

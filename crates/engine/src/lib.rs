@@ -5,8 +5,8 @@
 //!
 //! 1. **Nothing outlives its caller.** A build or run that ends, fails, is cancelled, passes its
 //!    limit, or whose future is dropped leaves no container behind. Both go on in a task of their
-//!    own until that is true; a [`Parked`] container is removed when it is dropped, and one that had its turn with
-//!    its [`Spent`], beside whatever its caller does next. Only the death of the whole process can break it, and
+//!    own until that is true; a [`Parked`] container is removed when it is dropped, and one whose function has ended
+//!    with its [`Spent`], when its caller has time for it. Only the death of the whole process can break it, and
 //!    [`Engine::remove_containers`] repairs that by label.
 //! 2. **A limit ends the work, not the waiting.** When a build or run returns because of its limit
 //!    or of a cancel, its processes are dead.
@@ -24,11 +24,12 @@
 //! BuildRequest ─ context (tar in memory) ─▶ POST /build ─▶ build_log (lines) ─▶ LogSink
 //!                                             └─ limit, cancel ─▶ connection closed ─▶ containers gone
 //! RunRequest ─ hardening ─▶ create ─▶ attach ─▶ start ─▶ stdin, half-closed
-//!                                       └─▶ frames (stdout, stderr, exit, result) ─▶ RunOutcome ─▶ removed
+//!                                       └─▶ frames (stdout, stderr, exit, result) ─▶ RunOutcome, Spent ─▶ removed
 //! RunRequest ─▶ create ─▶ attach ─▶ start ─▶ "waits" ─▶ Parked ·· Turn ─▶ stdin ─▶ frames ─▶ RunOutcome, Spent ─▶ removed
 //! ```
 
 mod accompany;
+mod archive;
 mod auth;
 mod build;
 mod build_log;
@@ -45,7 +46,9 @@ mod memory_events;
 mod metric_definitions;
 mod park;
 mod run;
+mod spent;
 
+pub use archive::Archive;
 pub use auth::Credentials;
 pub use build::{BuildRequest, BuiltImage};
 pub use build_log::LogSink;
@@ -58,5 +61,6 @@ pub use error::Error;
 pub use frames::OutputProblem;
 pub use hardening::Limits;
 pub use images::ImageInfo;
-pub use park::{Parked, Spent, Turn};
+pub use park::{Parked, Turn};
 pub use run::{End, OutputSink, RUNNER, ReadOnlyFile, RunOutcome, RunRequest, Timings};
+pub use spent::Spent;

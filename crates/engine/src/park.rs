@@ -2,7 +2,6 @@
 //!
 //! If its owner dies, the engine closes its stdin, and it ends without having run anything.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::container::{AttachContainerResults, LogOutput};
@@ -12,8 +11,9 @@ use futures::{FutureExt, StreamExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
-use crate::accompany::Until;
+use crate::accompany::Feed;
 use crate::frames::HEADER_BYTES;
+use crate::spent::{Owned, Spent};
 use crate::{Engine, Error, OutputSink, RunOutcome, RunRequest};
 
 /// How long the interpreter may take to be up, imports and all.
@@ -39,31 +39,6 @@ pub struct Turn {
     pub code_sha256: String,
     /// Onlookers.
     pub live: Option<OutputSink>,
-}
-
-/// A container that has had its turn. Dropping this removes it; the function has ended before.
-#[derive(Debug)]
-pub struct Spent {
-    _container: Owned,
-    /// Closing them would end the container's last process, which costs the machine time as well.
-    _streams: Option<AttachContainerResults>,
-}
-
-/// A container that is removed when this goes.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    pub(crate) engine: Engine,
-    pub(crate) id: Arc<str>,
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        let (engine, id) = (self.engine.clone(), Arc::clone(&self.id));
-        // Without a runtime the process is ending: the next start of its owner removes what carries its label.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { engine.remove_or_leave(&id).await });
-        }
-    }
 }
 
 impl Engine {
@@ -92,7 +67,7 @@ impl Engine {
             }
             created => created?,
         };
-        let container = Owned { engine: self.clone(), id: id.into() };
+        let container = Owned::new(self, id);
         let mut streams = self.attach_and_start(&container.id, &request).await?;
         let said = tokio::time::timeout(UP_WITHIN, first_words(&mut streams)).await;
         let words = said
@@ -140,6 +115,11 @@ impl Parked {
         self.streams.as_mut().is_some_and(|streams| streams.output.next().now_or_never().is_none())
     }
 
+    /// Returns when the container is gone, or left to the next sweep by label.
+    pub async fn remove(self) {
+        self.container.remove().await;
+    }
+
     /// Its one turn. `Err` means that the function was not run, or not seen to its end: it may be run again
     /// elsewhere. Dropping the future is a cancel. The container is removed when the caller lets go of it: its
     /// removal is work for the machine, which can wait until the result is kept.
@@ -162,7 +142,7 @@ impl Parked {
         stop: &CancellationToken,
     ) -> Result<(RunOutcome, Spent), Error> {
         let outcome = self.take_turn(turn, stop).await?;
-        Ok((outcome, Spent { _container: self.container, _streams: self.streams }))
+        Ok((outcome, Spent::new(self.container, self.streams)))
     }
 
     async fn take_turn(
@@ -180,7 +160,7 @@ impl Parked {
         self.request.limits.timeout = turn.timeout;
         self.request.live = turn.live;
         let (engine, id) = (&self.container.engine, &self.container.id);
-        let ended = engine.accompany(id, &self.request, streams, Until::Told, stop).await?;
+        let ended = engine.accompany(id, &self.request, streams, Feed::Measured, stop).await?;
         match &ended.report.began_with {
             Some(code) if *code == turn.code_sha256 => {}
             Some(_) => return Err(Error::OtherCode { name: self.request.name.clone() }),
@@ -188,8 +168,7 @@ impl Parked {
             None if stop.is_cancelled() => return Ok(RunOutcome::never_started()),
             None => return Err(Error::ContainerLost { name: self.request.name.clone() }),
         }
-        let out_of_memory = ended.report.exit != Some(0)
-            && engine.ran_out_of_memory(id, &self.request, &ended).await?;
+        let out_of_memory = engine.ran_out_of_memory(id, &self.request, &ended).await?;
         Ok(ended.into_outcome(out_of_memory, Duration::ZERO, Duration::ZERO))
     }
 }

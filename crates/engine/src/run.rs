@@ -13,7 +13,8 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::accompany::Until;
+use crate::accompany::Feed;
+use crate::spent::{Owned, Spent};
 use crate::{Capped, Engine, Error, Limits, OutputProblem, hardening};
 
 /// The runner of the base image; `--output-limit=<bytes>` follows.
@@ -115,13 +116,14 @@ pub struct Timings {
 }
 
 impl Engine {
-    /// Runs one container to its end and removes it. `Err` means that the engine could not run it, not
-    /// that the function failed. Dropping the future is a cancel.
+    /// Runs one container to its end. `Err` means that the engine could not run it, not that the function failed;
+    /// then it is removed. Else it is removed when the caller lets go of it: its removal is work for the machine,
+    /// which can wait until the result is kept. Dropping the future is a cancel.
     pub async fn run(
         &self,
         request: RunRequest,
         cancel: &CancellationToken,
-    ) -> Result<RunOutcome, Error> {
+    ) -> Result<(RunOutcome, Spent), Error> {
         let stop = cancel.child_token();
         let _with_the_caller = stop.clone().drop_guard();
         let engine = self.clone();
@@ -135,12 +137,12 @@ impl Engine {
         &self,
         request: &RunRequest,
         stop: &CancellationToken,
-    ) -> Result<RunOutcome, Error> {
+    ) -> Result<(RunOutcome, Spent), Error> {
         if stop.is_cancelled() {
-            return Ok(RunOutcome::never_started());
+            return Ok((RunOutcome::never_started(), Spent::nothing()));
         }
         let began = Instant::now();
-        let container = match self.create(request).await {
+        let id = match self.create(request).await {
             Err(error @ Error::NoAnswer { .. }) => {
                 // It may have been made all the same.
                 self.remove_or_leave(&request.name).await;
@@ -149,12 +151,17 @@ impl Engine {
             created => created?,
         };
         let create = began.elapsed();
-        let outcome = self.drive(&container, request, stop).await;
-        self.remove_or_leave(&container).await;
-        outcome.map(|mut outcome| {
-            outcome.timings.create = create;
-            outcome
-        })
+        let container = Owned::new(self, id);
+        match self.drive(&container.id, request, stop).await {
+            Ok((mut outcome, streams)) => {
+                outcome.timings.create = create;
+                Ok((outcome, Spent::new(container, Some(streams))))
+            }
+            Err(error) => {
+                container.remove().await;
+                Err(error)
+            }
+        }
     }
 
     pub(crate) async fn create(&self, request: &RunRequest) -> Result<String, Error> {
@@ -175,19 +182,19 @@ impl Engine {
         }
     }
 
-    /// Attach, start, feed, listen, wait, judge.
+    /// Attach, start, feed, listen, judge.
     async fn drive(
         &self,
         container: &str,
         request: &RunRequest,
         stop: &CancellationToken,
-    ) -> Result<RunOutcome, Error> {
+    ) -> Result<(RunOutcome, AttachContainerResults), Error> {
         let began = Instant::now();
         let mut streams = self.attach_and_start(container, request).await?;
         let start = began.elapsed();
-        let ended = self.accompany(container, request, &mut streams, Until::Gone, stop).await?;
+        let ended = self.accompany(container, request, &mut streams, Feed::ToTheEnd, stop).await?;
         let out_of_memory = self.ran_out_of_memory(container, request, &ended).await?;
-        Ok(ended.into_outcome(out_of_memory, Duration::ZERO, start))
+        Ok((ended.into_outcome(out_of_memory, Duration::ZERO, start), streams))
     }
 
     pub(crate) async fn attach_and_start(

@@ -41,17 +41,6 @@ enum NotRead {
     Slow,
 }
 
-impl NotRead {
-    /// Whether it can't be reached, and not that it has no such image.
-    fn is_of_the_registry(&self) -> bool {
-        match self {
-            Self::Registry(error) => error.is_transient(),
-            Self::Slow => true,
-            Self::Unsuitable(_) => false,
-        }
-    }
-}
-
 impl Codes {
     pub(crate) fn new(sources: Sources) -> Self {
         let kept = Kept { entries: LruCache::unbounded(), bytes: 0 };
@@ -77,8 +66,11 @@ impl Codes {
                     return None;
                 }
                 Err(error) => {
-                    if error.is_of_the_registry() {
-                        source.failed();
+                    match &error {
+                        NotRead::Registry(error) if error.is_transient() => source.failed(),
+                        NotRead::Slow => source.was_slow(),
+                        // It has no such image.
+                        NotRead::Registry(_) | NotRead::Unsuitable(_) => {}
                     }
                     let (registry, error) = (source.registry.host(), mecapy_service::chain(&error));
                     tracing::warn!(repository, %digest, registry, error, "a function's code could not be read");
@@ -120,4 +112,64 @@ async fn read(registry: &Registry, repository: &str, digest: Digest) -> Result<C
         Ok(code_layer::read(&config, &layer)?)
     };
     tokio::time::timeout(LIMIT, read).await.unwrap_or(Err(NotRead::Slow))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mecapy_registry::Options;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A registry that takes every call and answers pings at most.
+    async fn silent(answers_pings: bool) -> (Sources, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let pings = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&pings);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let seen = Arc::clone(&seen);
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(client.read_u8().await.unwrap());
+                    }
+                    if head.starts_with(b"GET /v2/ ") {
+                        seen.fetch_add(1, Ordering::SeqCst);
+                        if answers_pings {
+                            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                            let _ = client.write_all(answer.as_bytes()).await;
+                        }
+                    }
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        let options = Options { host, plain_http: true, ..Options::default() };
+        let registry = Registry::new(&options).unwrap();
+        (Sources::new(registry, None, Duration::from_secs(30)), pings)
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_slow_is_not_taken_for_one_that_is_gone() {
+        mecapy_service::install_tls();
+        for answers_pings in [true, false] {
+            let (sources, pings) = silent(answers_pings).await;
+            let codes = Codes::new(sources.clone());
+            assert_eq!(codes.get("functions/f", Digest::of(b"f")).await, None);
+            assert!(sources.primary.is_closed(), "it was slow once");
+            while pings.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            while !answers_pings && sources.primary.is_closed() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(sources.primary.is_closed(), answers_pings);
+        }
+    }
 }

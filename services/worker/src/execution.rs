@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mecapy_engine::{Engine, Error as EngineError, Limits, OutputSink, RunOutcome, RunRequest};
+use mecapy_engine::{
+    Engine, Error as EngineError, Limits, OutputSink, RunOutcome, RunRequest, Spent,
+};
 use mecapy_proto::{ErrorCode, TaskId};
 use mecapy_store::tasks::Task;
 use mecapy_store::{PgPool, tasks};
@@ -40,6 +42,8 @@ pub(crate) struct Execution<'a> {
     pub parked: &'a Pool,
     pub pool: &'a PgPool,
     pub task: &'a Task,
+    /// What the claim makes it.
+    pub attempt: i32,
     pub choice: &'a Choice,
     pub inputs: Bytes,
     pub limits: Limits,
@@ -60,10 +64,27 @@ pub(crate) enum Start {
 
 /// How it went.
 pub(crate) enum Ran {
-    /// With what is left of the container that waited for it, if one did.
-    Ended(Box<RunOutcome>, Option<Box<Used>>),
+    /// With what is left of its container.
+    Ended(Box<RunOutcome>, Left),
     /// A newer attempt has its container here already.
     Overtaken,
+}
+
+/// A container whose function has ended. Dropping it removes it, beside whatever comes next.
+pub(crate) enum Left {
+    /// It had waited for the task.
+    Parked(Box<Used>),
+    Plain(Spent),
+}
+
+impl Left {
+    /// Returns when the container is gone.
+    pub(crate) async fn remove(self) {
+        match self {
+            Self::Parked(used) => used.remove().await,
+            Self::Plain(spent) => spent.remove().await,
+        }
+    }
 }
 
 pub(crate) fn container_name(id: TaskId) -> String {
@@ -77,7 +98,7 @@ impl Execution<'_> {
             Start::Plain(image) => image,
             Start::Parked(slot, code) => match self.run_parked(*slot, &code).await {
                 Some((outcome, used)) => {
-                    return Ok(Ran::Ended(Box::new(outcome), Some(Box::new(used))));
+                    return Ok(Ran::Ended(Box::new(outcome), Left::Parked(Box::new(used))));
                 }
                 None => self.images.take(&self.choice.repository, self.choice.digest).await?.0,
             },
@@ -92,13 +113,13 @@ impl Execution<'_> {
         let naming = tokio::spawn({
             let (engine, pool) = (self.engine.clone(), self.pool.clone());
             let (container, id) = (slot.parked.id().to_owned(), self.task.id());
-            let attempt = self.task.attempt;
+            let attempt = self.attempt;
             async move {
                 tokio::time::sleep(NAMED_AFTER).await;
                 name_after_task(&engine, &pool, &container, id, attempt).await;
             }
         });
-        if self.task.attempt > 1 {
+        if self.attempt > 1 {
             tokio::spawn(self.remove_earlier(slot.parked.id().to_owned()));
         }
         let (inputs, live) = (self.inputs.clone(), self.live.clone());
@@ -129,7 +150,9 @@ impl Execution<'_> {
         let mut was_pulled_again = false;
         loop {
             let error = match self.engine.run(self.request(&image), self.cancelled).await {
-                Ok(outcome) => return Ok(Ran::Ended(Box::new(outcome), None)),
+                Ok((outcome, spent)) => {
+                    return Ok(Ran::Ended(Box::new(outcome), Left::Plain(spent)));
+                }
                 Err(error) => error,
             };
             match error {
@@ -181,7 +204,7 @@ impl Execution<'_> {
             labels: BTreeMap::from([
                 (WORKER_LABEL.to_owned(), self.worker.to_owned()),
                 (TASK_LABEL.to_owned(), id.to_string()),
-                (ATTEMPT_LABEL.to_owned(), self.task.attempt.to_string()),
+                (ATTEMPT_LABEL.to_owned(), self.attempt.to_string()),
                 (FUNCTION_LABEL.to_owned(), self.task.function_id.to_string()),
             ]),
             limits: self.limits.clone(),
@@ -196,7 +219,7 @@ impl Execution<'_> {
     /// name, it would stay.
     fn remove_earlier(&self, own: String) -> impl Future<Output = ()> + Send + use<> {
         let (engine, pool) = (self.engine.clone(), self.pool.clone());
-        let (id, attempt) = (self.task.id(), self.task.attempt);
+        let (id, attempt) = (self.task.id(), self.attempt);
         async move {
             if let Err(error) = newer_attempt_is_here(&engine, &pool, id, attempt, &own).await {
                 let error = mecapy_service::chain(&error);
@@ -206,7 +229,7 @@ impl Execution<'_> {
     }
 
     async fn newer_attempt_is_here(&self) -> Result<bool, Error> {
-        newer_attempt_is_here(self.engine, self.pool, self.task.id(), self.task.attempt, "").await
+        newer_attempt_is_here(self.engine, self.pool, self.task.id(), self.attempt, "").await
     }
 }
 
@@ -241,7 +264,7 @@ async fn newer_attempt_is_here(
     Ok(false)
 }
 
-/// Gives a parked container the name of the task that it runs.
+/// Gives a parked container the name of the task that it runs, however often that takes: by its name it is found.
 async fn name_after_task(
     engine: &Engine,
     pool: &PgPool,
@@ -250,17 +273,24 @@ async fn name_after_task(
     attempt: i32,
 ) {
     let name = container_name(id);
-    let mut named = engine.rename_container(container, &name).await;
-    if matches!(named, Err(EngineError::NameTaken { .. }))
-        && matches!(newer_attempt_is_here(engine, pool, id, attempt, container).await, Ok(false))
-    {
-        named = engine.rename_container(container, &name).await;
-    }
-    match named {
-        Ok(()) | Err(EngineError::Refused { status: 404, .. }) => {}
-        Err(error) => {
-            let error = mecapy_service::chain(&error);
-            tracing::debug!(task.id = %id, error, "a parked container keeps its first name");
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match engine.rename_container(container, &name).await {
+            // It has ended, and is gone.
+            Ok(()) | Err(EngineError::Refused { status: 404, .. }) => return,
+            Err(error) => error,
+        };
+        let is_taken = matches!(error, EngineError::NameTaken { .. });
+        if is_taken
+            && matches!(newer_attempt_is_here(engine, pool, id, attempt, container).await, Ok(true))
+        {
+            return;
         }
+        if pause == FIRST_PAUSE {
+            let error = mecapy_service::chain(&error);
+            tracing::warn!(task.id = %id, error, "a parked container keeps its first name for now");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
@@ -14,11 +15,15 @@ use mecapy_registry::Digest;
 use tokio::sync::Notify;
 use tracing::Instrument as _;
 
+use crate::background::Background;
 use crate::error::Problem;
 use crate::image_cache::{Bounds, Cache, Image, Pin};
 use crate::pull::NotPulled;
 use crate::sources::Sources;
 use crate::{local_images, metric_definitions as metrics};
+
+/// How long an image that is too much stays for the sake of a moment without tasks.
+const EVICT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A handle; cheap to clone.
 #[derive(Clone)]
@@ -27,6 +32,7 @@ pub(crate) struct Images(Arc<Inner>);
 struct Inner {
     engine: Engine,
     sources: Sources,
+    background: Background,
     state: Mutex<State>,
     /// Told when something was added or let go of.
     changed: Notify,
@@ -76,6 +82,7 @@ impl Images {
     pub(crate) fn new(
         engine: Engine,
         sources: Sources,
+        background: Background,
         bounds: Bounds,
         found: Vec<(Digest, Image)>,
     ) -> Self {
@@ -87,6 +94,7 @@ impl Images {
         let images = Self(Arc::new(Inner {
             engine,
             sources,
+            background,
             state: Mutex::new(state),
             changed: Notify::new(),
         }));
@@ -164,7 +172,10 @@ impl Images {
     async fn evict(self) {
         loop {
             self.0.changed.notified().await;
-            while let Some((digest, image)) = self.pop_excess() {
+            // What is too much since a task's pull goes when that one has ended.
+            while !self.state().cache.is_within_bounds() {
+                let _turn = self.0.background.turn(EVICT_WITHIN).await;
+                let Some((digest, image)) = self.pop_excess() else { break };
                 if let Err(error) = self.remove(&image).await {
                     // A container of somebody else has it, or the engine is away: tried again with the next change.
                     tracing::warn!(%digest, error = mecapy_service::chain(&error), "an image could not be put out");

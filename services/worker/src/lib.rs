@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. Only a digest with a PASSED scan on record runs, and only as an image of the task's own function.
 //! 2. Taking a task raises its attempt, and only the newest attempt's end is recorded. An attempt that was overtaken
-//!    leaves no trace: no row, no event, no result, no ack.
+//!    leaves no trace: no row, no event, no result, no ack. A function may begin while its task is being taken; nothing
+//!    comes of it before that is done.
 //! 3. A task ends. What can't be run fails with a typed code; what can't be run again and again is LOST.
 //! 4. An image in use is not put out; the cache is within its limits otherwise; images that no worker pulled are
 //!    not touched.
@@ -22,6 +23,8 @@
 //!   ─▶ execution (a parked container, else one of its own) ─▶ ending (pure) ─▶ storage (S3) ─▶ report (row, usage, task.done) ─▶ KV
 //! ```
 
+mod attempt;
+mod background;
 mod breaker;
 mod code_layer;
 mod code_place;
@@ -70,6 +73,7 @@ use tokio_util::task::TaskTracker;
 pub use config::{CacheOptions, Config, LimitOptions, Options, PoolOptions, WarmUpOptions};
 pub use error::Error;
 
+use crate::background::Background;
 use crate::codes::Codes;
 use crate::heartbeat::Heartbeat;
 use crate::image_cache::Bounds;
@@ -102,14 +106,15 @@ pub async fn run(
     tokio::spawn(watch_objects(objects.clone(), context.health.condition("s3")));
 
     let docker = context.health.condition("docker");
-    let begin = begin(&config, &name, &sources, bounds, &docker);
+    let background = Background::default();
+    let begin = begin(&config, &name, &sources, &background, bounds, &docker);
     let Some((engine, images)) = context.shutdown.run_until_cancelled(begin).await else {
         return Ok(());
     };
     tokio::spawn(watch_engine(engine.clone(), docker));
     let running = Running::default();
     tokio::spawn(running.clone().listen(backbone.live.clone()));
-    let pool = Pool::new(engine.clone(), config.worker.clone(), name.clone());
+    let pool = Pool::new(engine.clone(), config.worker.clone(), name.clone(), background.clone());
     tokio::spawn(pool.clone().tend());
     tokio::spawn(leftovers::watch(engine.clone(), name.clone(), running.clone(), pool.clone()));
 
@@ -157,6 +162,7 @@ pub async fn run(
         parked: pool.clone(),
         running,
         live: backbone.live.clone(),
+        background,
         afterwards: afterwards.clone(),
     };
     let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
@@ -179,11 +185,12 @@ async fn begin(
     config: &Config,
     name: &str,
     sources: &Sources,
+    background: &Background,
     bounds: Bounds,
     docker: &Condition,
 ) -> (Engine, Images) {
     loop {
-        match try_begin(config, name, sources, bounds).await {
+        match try_begin(config, name, sources, background, bounds).await {
             Ok(begun) => {
                 docker.met();
                 return begun;
@@ -198,13 +205,15 @@ async fn try_begin(
     config: &Config,
     name: &str,
     sources: &Sources,
+    background: &Background,
     bounds: Bounds,
 ) -> Result<(Engine, Images), Error> {
     let engine = Engine::connect(&config.docker).await?;
     leftovers::remove_all(&engine, name).await?;
     let found = local_images::list(&config.docker, &sources.hosts()).await?;
     tracing::info!(images = found.len(), "images of before are kept");
-    Ok((engine.clone(), Images::new(engine, sources.clone(), bounds, found)))
+    let images = Images::new(engine.clone(), sources.clone(), background.clone(), bounds, found);
+    Ok((engine, images))
 }
 
 async fn watch_engine(engine: Engine, condition: Condition) {

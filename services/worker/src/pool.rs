@@ -1,8 +1,10 @@
-//! The parked containers of this worker: taken, replaced, and put out when nobody wants them.
+//! The parked containers of this worker: taken, replaced, and put out when nobody wants them ([`tending`]).
 //!
 //! A container waits for any function with the same dependencies ([`PoolKey`]). It is made of the image of one of
 //! them that has run here, so nothing is run that was not scanned; that one's own code lies below the mounted file,
 //! out of reach without privileges that no function has.
+
+mod tending;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -15,39 +17,26 @@ use mecapy_engine::{Engine, Error as EngineError, ReadOnlyFile, RunRequest};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
+use crate::background::Background;
 use crate::code_layer::{CODE_PATH, Code, PoolKey};
 use crate::code_place::{self, CodePlace};
 use crate::config::Options;
 use crate::execution::WORKER_LABEL;
 use crate::images::Held;
-use crate::machine_memory;
-use crate::metric_definitions as metrics;
-use crate::pool_plan::{Bounds, Demand, plan};
 use crate::shelf::Shelf;
 use crate::slot::{Name, Names, Slot};
 
 /// On every parked container; the value is the slot's name.
 pub(crate) const PARKED_LABEL: &str = "org.mecapy.parked";
 
-/// Demand changes with time as well.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A container that is being started is worth waiting for: a new one would take longer.
 const WAIT_FOR_A_START: Duration = Duration::from_secs(2);
-/// How many are started at once: more of them would take the cores from tasks that run.
-const STARTS_AT_ONCE: usize = 2;
 /// How long the end of the process waits for starts.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A handle; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Inner>);
-
-/// A container that is to be started.
-struct Start {
-    key: PoolKey,
-    image: Arc<Held>,
-    imports: Vec<String>,
-}
 
 struct Inner {
     engine: Engine,
@@ -59,14 +48,22 @@ struct Inner {
     made: AtomicU64,
     names: Names,
     began: Instant,
+    background: Background,
     shelves: Mutex<HashMap<PoolKey, Shelf>>,
     starts: TaskTracker,
     changed: Notify,
+    /// As well, for who fills up.
+    wanted: Notify,
 }
 
 impl Pool {
     /// Begins with nothing parked. A folder that can't be used is told, and leaves the pool off.
-    pub(crate) fn new(engine: Engine, options: Options, worker: String) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        options: Options,
+        worker: String,
+        background: Background,
+    ) -> Self {
         let root = options.pool.enabled.then(|| {
             code_place::prepare_root(&options.pool.directory, &worker)
                 .inspect_err(|error| {
@@ -86,9 +83,11 @@ impl Pool {
             made: AtomicU64::new(0),
             names: Names::default(),
             began: Instant::now(),
+            background,
             shelves: Mutex::default(),
             starts: TaskTracker::new(),
             changed: Notify::new(),
+            wanted: Notify::new(),
         }))
     }
 
@@ -147,7 +146,7 @@ impl Pool {
             // than a short task, which would wait for it.
             Ok(slot) => Some(slot),
             Err(coming) => {
-                self.0.changed.notify_one();
+                self.look_again();
                 tokio::time::timeout(WAIT_FOR_A_START, coming?).await.ok()?.ok()
             }
         }
@@ -155,7 +154,12 @@ impl Pool {
 
     /// Says that a task has ended, and that there is time to start another container.
     pub(crate) fn refill(&self) {
+        self.look_again();
+    }
+
+    fn look_again(&self) {
         self.0.changed.notify_one();
+        self.0.wanted.notify_one();
     }
 
     /// Learns that functions with these dependencies run here, and that `image` is one of them.
@@ -168,7 +172,7 @@ impl Pool {
         let shelf = shelves.entry(code.key).or_insert_with(|| Shelf::new(image));
         shelf.ask(now, &code.imports);
         drop(shelves);
-        self.0.changed.notify_one();
+        self.look_again();
     }
 
     /// No container is parked any more by this process.
@@ -181,7 +185,7 @@ impl Pool {
             );
         }
         self.shelves().clear();
-        self.0.changed.notify_one();
+        self.look_again();
     }
 
     /// Removes what waits: the process ends. What is being started mostly comes to its end, so that it can be removed
@@ -191,103 +195,6 @@ impl Pool {
         self.shelves().clear();
         self.0.starts.close();
         let _ = tokio::time::timeout(CLOSE_WITHIN, self.0.starts.wait()).await;
-    }
-
-    /// Sees to it, for as long as the process runs, that as many wait as should.
-    pub(crate) async fn tend(self) {
-        loop {
-            let _ = tokio::time::timeout(LOOK_EVERY, self.0.changed.notified()).await;
-            if !self.is_on() {
-                continue;
-            }
-            let (starts, surplus) = self.decide();
-            drop(surplus);
-            for start in starts {
-                self.0.starts.spawn(self.clone().start(start));
-            }
-        }
-    }
-
-    /// What is to be started, and what has to go.
-    fn decide(&self) -> (Vec<Start>, Vec<Slot>) {
-        let now = self.now();
-        let mut shelves = self.shelves();
-        let bounds = self.bounds(shelves.values().map(Shelf::bytes).sum());
-        let mut surplus: Vec<Slot> = shelves.values_mut().flat_map(Shelf::take_dead).collect();
-        let keys: Vec<PoolKey> = shelves.keys().copied().collect();
-        let demands: Vec<Demand> = keys.iter().map(|key| shelves[key].demand(now)).collect();
-        let mut free = STARTS_AT_ONCE
-            .saturating_sub(shelves.values().map(|shelf| shelf.starting).sum::<usize>());
-        let mut starts = Vec::new();
-        for ((key, wanted), demand) in keys.iter().zip(plan(&demands, &bounds)).zip(&demands) {
-            let Some(shelf) = shelves.get_mut(key) else { continue };
-            surplus.extend(shelf.take_over(wanted));
-            if wanted == 0 && shelf.starting == 0 && demand.idle >= bounds.idle {
-                shelves.remove(key);
-                continue;
-            }
-            while shelf.may_start(wanted, now) && free > 0 {
-                free -= 1;
-                shelf.starting += 1;
-                let imports =
-                    if self.0.options.pool.imports { shelf.imports() } else { Vec::new() };
-                starts.push(Start { key: *key, image: Arc::clone(&shelf.image), imports });
-            }
-        }
-        let waiting = shelves.values().map(Shelf::waiting).sum();
-        let starting = shelves.values().map(|shelf| shelf.starting).sum();
-        metrics::parked(waiting, starting, shelves.len());
-        (starts, surplus)
-    }
-
-    /// The configured limits, and less when the machine is short of memory. `held` is what waits now.
-    fn bounds(&self, held: u64) -> Bounds {
-        let options = &self.0.options.pool;
-        let spare = machine_memory::available().map_or(u64::MAX, |available| {
-            available.saturating_sub(options.leave_free_mib << 20).saturating_add(held)
-        });
-        Bounds {
-            containers: options.max_containers,
-            per_dependencies: options.max_per_dependencies,
-            bytes: (options.memory_mib << 20).min(spare),
-            idle: Duration::from_secs(options.idle_seconds),
-        }
-    }
-
-    async fn start(self, start: Start) {
-        let Start { key, image, imports } = start;
-        let began = Instant::now();
-        let made = self.make(&image, &imports).await;
-        let measured = match &made {
-            Ok(slot) => self.0.engine.memory_of(slot.parked.id()).await,
-            Err(_) => None,
-        };
-        metrics::park(made.is_ok(), began.elapsed());
-        let now = self.now();
-        let mut shelves = self.shelves();
-        // It may have been put out meanwhile; then so is this.
-        let Some(shelf) = shelves.get_mut(&key).filter(|_| self.is_on()) else { return };
-        shelf.starting -= 1;
-        match made {
-            Ok(slot) => shelf.put(slot, measured),
-            Err(reason) => {
-                let gone = matches!(reason, NotMade::Engine(EngineError::ImageNotFound { .. }));
-                shelf.failed(now, !imports.is_empty());
-                if gone {
-                    image.is_gone();
-                    shelves.remove(&key);
-                }
-                drop(shelves);
-                tracing::warn!(
-                    error = mecapy_service::chain(&reason),
-                    "a container could not be parked"
-                );
-                if let Some(reason) = reason.is_for_good() {
-                    self.turn_off(reason);
-                }
-            }
-        }
-        self.0.changed.notify_one();
     }
 
     async fn make(&self, image: &Arc<Held>, imports: &[String]) -> Result<Slot, NotMade> {

@@ -28,6 +28,8 @@ pub(crate) struct Demand {
     pub idle: Duration,
     /// What one container takes.
     pub bytes: u64,
+    /// How many wait or are being started.
+    pub held: usize,
 }
 
 /// Tasks per second, of the last half minute above all.
@@ -83,7 +85,10 @@ fn wanted(demand: &Demand, bounds: &Bounds) -> usize {
     }
     // One for the next task, and those that come until it is replaced.
     let more = (demand.per_second * REFILL_SECONDS).ceil();
-    (1 + more as usize).min(bounds.per_dependencies)
+    let needed = 1 + more as usize;
+    // One too many stays: what is asked goes up and down, and to start another costs more than to keep it.
+    let kept = demand.held.min(needed + 1);
+    needed.max(kept).min(bounds.per_dependencies)
 }
 
 #[cfg(test)]
@@ -96,7 +101,7 @@ mod tests {
         Bounds { containers: 10, per_dependencies: 4, bytes: 100, idle: Duration::from_secs(60) };
 
     fn demand(per_second: f64, idle: u64, bytes: u64) -> Demand {
-        Demand { per_second, idle: Duration::from_secs(idle), bytes }
+        Demand { per_second, idle: Duration::from_secs(idle), bytes, held: 0 }
     }
 
     #[test]
@@ -107,6 +112,9 @@ mod tests {
         assert_eq!(plan(&[demand(99.0, 60, 1)], &BOUNDS), [0]);
         assert_eq!(plan(&[demand(9.0, 0, 40), demand(0.1, 5, 40)], &BOUNDS), [1, 1]);
         assert_eq!(plan(&[demand(9.0, 0, 101)], &BOUNDS), [0]);
+        for (held, kept) in [(0, 2), (2, 2), (3, 3), (4, 3)] {
+            assert_eq!(plan(&[Demand { held, ..demand(0.1, 0, 1) }], &BOUNDS), [kept]);
+        }
     }
 
     #[test]
@@ -122,11 +130,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_invariants_hold(
-            demands in prop::collection::vec((0.0..20.0, 0u64..90, 0u64..60), 0..20),
+            demands in prop::collection::vec((0.0..20.0, 0u64..90, 0u64..60, 0usize..9), 0..20),
             containers in 1usize..20, per in 1usize..6, bytes in 0u64..200,
         ) {
-            let demands: Vec<Demand> =
-                demands.into_iter().map(|(rate, idle, bytes)| demand(rate, idle, bytes)).collect();
+            let demands: Vec<Demand> = demands
+                .into_iter()
+                .map(|(rate, idle, bytes, held)| Demand { held, ..demand(rate, idle, bytes) })
+                .collect();
             let bounds = Bounds { containers, per_dependencies: per, bytes, ..BOUNDS };
             let given = plan(&demands, &bounds);
             let used: u64 = given.iter().zip(&demands).map(|(n, d)| *n as u64 * d.bytes).sum();

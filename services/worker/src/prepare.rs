@@ -26,6 +26,14 @@ pub(crate) struct Prepared {
     pub took: Duration,
 }
 
+impl Prepared {
+    /// Only where a container waits, which costs nothing when it is in vain, and only for the first attempt: before
+    /// another, what the last one left behind is looked for under the claim.
+    pub(crate) fn may_begin_before_the_claim(&self, task: &Task) -> bool {
+        task.attempt == 0 && matches!(self.start, Start::Parked(..))
+    }
+}
+
 impl Worker {
     pub(crate) async fn prepare(
         &self,

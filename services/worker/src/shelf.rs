@@ -13,6 +13,8 @@ use crate::slot::Slot;
 
 /// Until one was measured.
 const ASSUMED_BYTES: u64 = 24 << 20;
+/// One of so many is measured.
+const MEASURED_OF: u32 = 8;
 /// Whose imports are compared.
 const REMEMBERED_TASKS: usize = 8;
 const FIRST_PAUSE_SECONDS: f64 = 2.0;
@@ -32,6 +34,7 @@ pub(crate) struct Shelf {
     /// Ahead of time, something in them goes wrong.
     imports_fail: bool,
     bytes_each: u64,
+    put: u32,
     failures: i32,
     not_before: f64,
 }
@@ -48,6 +51,7 @@ impl Shelf {
             asked_imports: VecDeque::new(),
             imports_fail: false,
             bytes_each: ASSUMED_BYTES,
+            put: 0,
             failures: 0,
             not_before: 0.0,
         }
@@ -89,6 +93,7 @@ impl Shelf {
 
     pub(crate) fn put(&mut self, mut slot: Slot, bytes: Option<u64>) {
         self.failures = 0;
+        self.put = self.put.wrapping_add(1);
         self.bytes_each = bytes.filter(|bytes| *bytes > 0).unwrap_or(self.bytes_each);
         while let Some(claim) = self.claims.pop_front() {
             match claim.send(slot) {
@@ -131,6 +136,17 @@ impl Shelf {
         self.waiting.drain(..over).collect()
     }
 
+    /// Whether the next task would find none that is not promised to another.
+    pub(crate) fn is_short(&self) -> bool {
+        let promised = self.claims.iter().filter(|claim| !claim.is_closed()).count();
+        self.waiting.len() + self.starting <= promised
+    }
+
+    /// Whether the next container's memory is to be measured: to ask costs the engine something, and they are all alike.
+    pub(crate) fn wants_measure(&self) -> bool {
+        self.put.is_multiple_of(MEASURED_OF)
+    }
+
     pub(crate) fn may_start(&self, wanted: usize, now: f64) -> bool {
         self.waiting.len() + self.starting < wanted && now >= self.not_before
     }
@@ -148,6 +164,7 @@ impl Shelf {
             per_second: self.rate.per_second(now),
             idle: Duration::from_secs_f64((now - self.last_asked).max(0.0)),
             bytes: self.bytes_each,
+            held: self.waiting.len() + self.starting,
         }
     }
 

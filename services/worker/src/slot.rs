@@ -29,7 +29,7 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Used {
     // In this order: the container goes before the file that it sees.
-    _spent: Spent,
+    spent: Spent,
     _place: CodePlace,
     _image: Arc<Held>,
     _name: Name,
@@ -90,6 +90,18 @@ impl Slot {
             Turn { inputs, timeout: limits.timeout, code_sha256: code.sha256(), live: Some(live) };
         let (mut outcome, spent) = parked.run(turn, cancel).await?;
         outcome.timings.start = laid_out;
-        Ok((outcome, Used { _spent: spent, _place: place, _image: image, _name: name }))
+        Ok((outcome, Used { spent, _place: place, _image: image, _name: name }))
+    }
+
+    /// Returns when the container is gone.
+    pub(crate) async fn remove(self) {
+        self.parked.remove().await;
+    }
+}
+
+impl Used {
+    /// Returns when the container is gone.
+    pub(crate) async fn remove(self) {
+        self.spent.remove().await;
     }
 }

@@ -105,12 +105,30 @@ impl Source {
         breaker.failed(Instant::now());
     }
 
+    /// It was slow to give something. Whether that is all, or it gives nothing any more, a ping tells.
+    pub(crate) fn was_slow(&self) {
+        let source = self.clone();
+        tokio::spawn(async move {
+            if !source.answers().await {
+                source.failed();
+            }
+        });
+    }
+
     async fn ping(&self) {
+        if self.answers().await {
+            self.breaker().answered_ping();
+        } else {
+            self.breaker().failed(Instant::now());
+        }
+    }
+
+    async fn answers(&self) -> bool {
         match tokio::time::timeout(PING_WITHIN, self.registry.ping()).await {
-            Ok(Ok(())) => self.breaker().answered_ping(),
-            // It says no, but it is there.
-            Ok(Err(error)) if !error.is_transient() => self.breaker().answered_ping(),
-            Ok(Err(_)) | Err(_) => self.breaker().failed(Instant::now()),
+            Ok(Ok(())) => true,
+            // Where it says no, it is there.
+            Ok(Err(error)) => !error.is_transient(),
+            Err(_) => false,
         }
     }
 

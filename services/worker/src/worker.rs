@@ -4,14 +4,13 @@
 //! a server that is away costs deliveries and no attempts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use mecapy_bus::{Delivery, Handler, HandlerError, Live, Outcome, Results, topology};
-use mecapy_engine::{Engine, RunOutcome};
+use mecapy_engine::Engine;
 use mecapy_objects::Objects;
-use mecapy_proto::v1::{Failure, TaskDispatch, TaskStatus, TaskTimings};
+use mecapy_proto::v1::{Failure, TaskDispatch, TaskStatus};
 use mecapy_proto::{ErrorCode, TaskId, failure};
 use mecapy_store::task_runs::{self, Known, KnownFunction};
 use mecapy_store::tasks::Task;
@@ -19,25 +18,21 @@ use mecapy_store::{PgPool, TaskState, tasks};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
+use crate::background::Background;
 use crate::codes::Codes;
 use crate::dispatch::Dispatch;
-use crate::ending::{self, Ending};
 use crate::error::Problem;
-use crate::execution::{Execution, Ran, Start};
 use crate::images::Images;
 use crate::patience::patiently;
 use crate::pool::Pool;
 use crate::prepare::Prepared;
 use crate::report::Report;
 use crate::running::{InHand, Running};
-use crate::slot::Used;
 use crate::sources::Sources;
-use crate::{Error, Options, live_log, metric_definitions as metrics, storage};
+use crate::{Error, Options};
 
-/// A used container's removal waits until the result is kept, but no longer: what the function left running ends with it.
-const REMOVE_WITHIN: Duration = Duration::from_secs(1);
 /// How often a task that somebody else runs is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A task that runs this much longer than it may is nobody's any more.
 const OVERDUE_AFTER: TimeDelta = TimeDelta::seconds(60);
 
@@ -54,6 +49,7 @@ pub(crate) struct Worker {
     pub parked: Pool,
     pub running: Running,
     pub live: Live,
+    pub background: Background,
     /// What goes on after a task's end is recorded.
     pub afterwards: TaskTracker,
 }
@@ -99,6 +95,7 @@ impl Worker {
     ) -> Result<Outcome, HandlerError> {
         let id = dispatch.task.id;
         let in_hand = self.running.take(id).await;
+        let on_its_way = self.background.task_comes();
         let (mut task, mut function) = self.know(dispatch).await?;
         let first_attempt = task.attempt;
         let mut prepared: Option<Prepared> = None;
@@ -134,10 +131,18 @@ impl Worker {
                 continue;
             };
             // The claim sees what has changed since the row was read.
-            if let Some(claimed) = task_runs::claim(&self.pool, &task, &self.name).await? {
-                return self.run(&claimed, ready, &in_hand).await;
+            let begun = if ready.may_begin_before_the_claim(&task) {
+                self.claim_and_execute(&task, ready, &in_hand).await?
+            } else if let Some(claimed) = task_runs::claim(&self.pool, &task, &self.name).await? {
+                let executed = self.execute(&claimed, claimed.attempt, ready, &in_hand).await;
+                Some((claimed, executed))
+            } else {
+                prepared = Some(ready);
+                None
+            };
+            if let Some((claimed, executed)) = begun {
+                return self.finish(&claimed, executed, in_hand, on_its_way).await;
             }
-            prepared = Some(ready);
             (task, function) = self.know(dispatch).await?;
         }
     }
@@ -190,142 +195,16 @@ impl Worker {
         Some((TaskStatus::Failed, failure(ErrorCode::DeadlineExceeded, message)))
     }
 
-    async fn run(
-        &self,
-        task: &Task,
-        prepared: Prepared,
-        in_hand: &InHand,
-    ) -> Result<Outcome, HandlerError> {
-        let Prepared { choice, start, cache, inputs, took: fetch } = prepared;
-        let span = Span::current();
-        span.record("attempt", task.attempt).record("cache", cache.as_str_name());
-        let limits = self.options.limits(task.timeout_ms.unsigned_abs());
-        let execution = Execution {
-            engine: &self.engine,
-            images: &self.images,
-            parked: &self.parked,
-            pool: &self.pool,
-            task,
-            choice: &choice,
-            inputs,
-            limits: limits.clone(),
-            worker: &self.name,
-            runtime: self.options.runtime.clone(),
-            live: live_log::sink(self.live.task_log(task.id())),
-            cancelled: &in_hand.cancelled,
-        };
-        if let Start::Plain(image) = &start {
-            self.learn(&choice, Arc::clone(image));
-        }
-        let ran = execution.run(start).instrument(tracing::info_span!("run")).await;
-        let (outcome, used) = match ran {
-            Ok(Ran::Ended(outcome, used)) => (*outcome, used),
-            Ok(Ran::Overtaken) => return self.wait_out(task).await,
-            Err(Problem::Refused(failure)) => {
-                return Ok(self.refuse(task, TaskStatus::Failed, failure));
-            }
-            Err(Problem::Passing(error)) => return self.overtaken_or(task, error).await,
-        };
-        let ending = ending::of(&outcome, &limits);
-        span.record("status", ending.status.as_str_name());
-        metrics::ran(ending.status, outcome.timings.run);
-        let mut report = Report::of(task, &self.name, ending.status);
-        report.exit_code = ending.exit_code;
-        report.failure = ending.failure.clone();
-        report.ran = Some((choice.digest, cache));
-        report.timings = TaskTimings {
-            // What was fetched was fetched before the claim.
-            queued_ms: task.started_at.map_or(0, |started| {
-                millis_between(task.created_at, started).saturating_sub(millis(fetch))
-            }),
-            fetch_ms: millis(fetch),
-            start_ms: millis(outcome.timings.create + outcome.timings.start),
-            run_ms: millis(outcome.timings.run),
-            store_ms: 0,
-        };
-        let store = self.store(task, outcome, ending, report);
-        let store = store.instrument(tracing::info_span!("store"));
-        tokio::pin!(store);
-        let (stored, used) = match tokio::time::timeout(REMOVE_WITHIN, &mut store).await {
-            Ok(stored) => (stored, used),
-            Err(_) => {
-                drop(used);
-                (store.await, None)
-            }
-        };
-        let Some((recorded, result)) = stored? else {
-            drop(used);
-            return self.wait_out(task).await;
-        };
-        let afterwards = self.afterwards(task.id(), result, used);
-        Ok(recorded.into_outcome(self.pool.clone()).then(afterwards))
-    }
-
-    /// Keeps what the run left. None: a newer attempt has the task.
-    async fn store(
-        &self,
-        task: &Task,
-        outcome: RunOutcome,
-        ending: Ending,
-        mut report: Report,
-    ) -> Result<Option<(Report, Option<Bytes>)>, HandlerError> {
-        let began = Instant::now();
-        let (id, attempt) = (task.id(), task.attempt);
-        let streams = (&outcome.stdout, &outcome.stderr);
-        let keep = storage::keep(&self.objects, id, attempt, streams, ending.result.as_ref());
-        // The commit asks again, and decides; but a message that is another attempt's now must neither be
-        // acknowledged nor handed back, and here it can be held.
-        let (kept, is_overtaken) = tokio::join!(keep, self.is_overtaken(task));
-        // What was written for long may have been overtaken since that answer.
-        if is_overtaken? || (began.elapsed() > LOOK_EVERY && self.is_overtaken(task).await?) {
-            return Ok(None);
-        }
-        report.result_key = kept.map_err(HandlerError::transient)?;
-        report.timings.store_ms = millis(began.elapsed());
-        tracing::info!(
-            task.id = %id,
-            function.id = task.function_id,
-            attempt,
-            status = ending.status.as_str_name(),
-            run_ms = report.timings.run_ms,
-            "a task has ended"
-        );
-        Ok(Some((report, ending.result)))
-    }
-
-    /// What nobody waits for: the result in the bucket, the used container's removal, another in its place.
-    fn afterwards(
-        &self,
-        id: TaskId,
-        result: Option<Bytes>,
-        used: Option<Box<Used>>,
-    ) -> impl FnOnce() + Send + use<> {
-        let (tasks, results, parked) =
-            (self.afterwards.clone(), Arc::clone(&self.results), self.parked.clone());
-        move || {
-            tasks.spawn(async move {
-                let offer = async {
-                    if let Some(result) = result {
-                        storage::offer(&results, id, result).await;
-                    }
-                };
-                tokio::pin!(offer);
-                let offered = tokio::time::timeout(REMOVE_WITHIN, &mut offer).await;
-                drop(used);
-                parked.refill();
-                if offered.is_err() {
-                    offer.await;
-                }
-            });
-        }
-    }
-
-    async fn is_overtaken(&self, task: &Task) -> Result<bool, HandlerError> {
+    pub(crate) async fn is_overtaken(&self, task: &Task) -> Result<bool, HandlerError> {
         let now = patiently("reading a task", || tasks::get(&self.pool, task.id())).await?;
         Ok(now.is_none_or(|now| now.state.is_final() || now.attempt != task.attempt))
     }
 
-    async fn overtaken_or(&self, task: &Task, error: Error) -> Result<Outcome, HandlerError> {
+    pub(crate) async fn overtaken_or(
+        &self,
+        task: &Task,
+        error: Error,
+    ) -> Result<Outcome, HandlerError> {
         if self.is_overtaken(task).await? {
             self.wait_out(task).await
         } else {
@@ -335,7 +214,7 @@ impl Worker {
 
     /// A newer attempt has the task. Its message is the one we hold: an ack or a hand-back of ours would end its
     /// delivery or start yet another attempt. So this waits, and keeps quiet.
-    async fn wait_out(&self, task: &Task) -> Result<Outcome, HandlerError> {
+    pub(crate) async fn wait_out(&self, task: &Task) -> Result<Outcome, HandlerError> {
         tracing::warn!(task.id = %task.id(), attempt = task.attempt, "a newer attempt has this task; nothing of this one is kept");
         loop {
             let now = self.look(task.id()).await?;
@@ -351,7 +230,7 @@ impl Worker {
         }
     }
 
-    fn refuse(&self, task: &Task, status: TaskStatus, failure: Failure) -> Outcome {
+    pub(crate) fn refuse(&self, task: &Task, status: TaskStatus, failure: Failure) -> Outcome {
         Span::current().record("status", status.as_str_name());
         tracing::info!(
             task.id = %task.id(),
@@ -386,13 +265,4 @@ impl Worker {
         );
         Ok(self.refuse(&task, TaskStatus::Lost, failure(ErrorCode::TaskLost, message)))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The database's clock and ours may differ: never less than nothing.
-fn millis_between(from: chrono::DateTime<Utc>, to: chrono::DateTime<Utc>) -> u64 {
-    u64::try_from((to - from).num_milliseconds()).unwrap_or_default()
 }

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mecapy_engine::{BuildRequest, ContextFile, Engine, LogSink, Options, RunOutcome, RunRequest};
+use mecapy_engine::{
+    BuildRequest, ContextFile, Engine, Error, LogSink, Options, RunOutcome, RunRequest,
+};
 use mecapy_testkit::unique;
 use tokio_util::sync::CancellationToken;
 
@@ -56,14 +58,15 @@ impl Drop for LocalImage {
     }
 }
 
-/// The image of a function with this code, and of this one alone: another test with the same code would find the
-/// layers of this one in the cache, and this one takes them away at its end.
+/// The image of a function with this code. Nothing of it is in the cache: whoever looks there finds what another test
+/// takes away.
 pub async fn function(engine: &Engine, code: &str) -> LocalImage {
     let tag = format!("mecapy-engine-test/{}:v1", unique("function"));
     let request = BuildRequest {
-        dockerfile: format!("FROM {BASE}\nLABEL test={tag}\nCOPY user_function.py /app/\n"),
+        dockerfile: format!("FROM {BASE}\nCOPY user_function.py /app/\n"),
         files: vec![ContextFile::new("user_function.py", code.to_owned())],
         tag: tag.clone(),
+        no_cache: true,
         ..BuildRequest::default()
     };
     engine.build(request, &LogSink::discard(), &CancellationToken::new()).await.unwrap();
@@ -85,9 +88,20 @@ pub async fn run(code: &str, change: impl FnOnce(&mut RunRequest)) -> RunOutcome
     let mut request = run_of(&image);
     change(&mut request);
     let name = request.name.clone();
-    let outcome = engine.run(request, &CancellationToken::new()).await.unwrap();
+    let outcome = run_whole(&engine, request, &CancellationToken::new()).await.unwrap();
     assert!(!container_exists(&name), "{name} is still there");
     outcome
+}
+
+/// A run with its container's removal.
+pub async fn run_whole(
+    engine: &Engine,
+    request: RunRequest,
+    cancel: &CancellationToken,
+) -> Result<RunOutcome, Error> {
+    let (outcome, spent) = engine.run(request, cancel).await?;
+    spent.remove().await;
+    Ok(outcome)
 }
 
 pub fn container_exists(name: &str) -> bool {

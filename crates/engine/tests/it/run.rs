@@ -7,7 +7,9 @@ use mecapy_engine::{End, Error, OutputProblem, RunOutcome, RunRequest};
 use mecapy_testkit::{eventually, unique};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{BASE, LONG, container_exists, docker, engine, function, run, run_of};
+use crate::fixture::{
+    BASE, LONG, container_exists, docker, engine, function, run, run_of, run_whole,
+};
 
 const DOUBLE: &str = r#"
 import json, sys
@@ -272,7 +274,7 @@ async fn an_image_without_the_runner_says_so_on_stderr() {
         cmd: ["python", "-I", "/no/runner.py"].map(String::from).to_vec(),
         ..RunRequest::default()
     };
-    let outcome = engine.run(request, &CancellationToken::new()).await.unwrap();
+    let outcome = run_whole(&engine, request, &CancellationToken::new()).await.unwrap();
     assert_eq!(outcome.end, End::Exited(2));
     assert_eq!(outcome.output, Err(OutputProblem::Unreported));
     assert!(outcome.stderr.text().contains("No such file"), "{}", outcome.stderr.text());
@@ -287,7 +289,7 @@ async fn what_no_runner_writes_is_garbled() {
         cmd: ["python", "-c", "print('Hello, world')"].map(String::from).to_vec(),
         ..RunRequest::default()
     };
-    let outcome = engine.run(request, &CancellationToken::new()).await.unwrap();
+    let outcome = run_whole(&engine, request, &CancellationToken::new()).await.unwrap();
     assert_eq!((outcome.end, outcome.output), (End::Exited(0), Err(OutputProblem::Garbled)));
 }
 
@@ -300,7 +302,7 @@ async fn a_cancel_ends_the_run_and_removes_its_container() {
     let cancel = CancellationToken::new();
     let running = tokio::spawn({
         let (engine, cancel) = (engine.clone(), cancel.clone());
-        async move { engine.run(request, &cancel).await }
+        async move { run_whole(&engine, request, &cancel).await }
     });
     eventually("the container runs", LONG, async || is_running(&name).then_some(())).await;
     cancel.cancel();
@@ -314,7 +316,7 @@ async fn a_run_that_was_cancelled_before_never_starts() {
     let cancel = CancellationToken::new();
     cancel.cancel();
     let request = RunRequest { image: "no/such:image".into(), ..RunRequest::default() };
-    assert_eq!(engine.run(request, &cancel).await.unwrap().end, End::Cancelled);
+    assert_eq!(run_whole(&engine, request, &cancel).await.unwrap().end, End::Cancelled);
 }
 
 #[tokio::test]
@@ -323,7 +325,8 @@ async fn dropping_the_future_removes_the_container() {
     let image = function(&engine, "import time; time.sleep(600)").await;
     let request = run_of(&image);
     let name = request.name.clone();
-    let running = tokio::spawn(async move { engine.run(request, &CancellationToken::new()).await });
+    let running =
+        tokio::spawn(async move { run_whole(&engine, request, &CancellationToken::new()).await });
     eventually("the container runs", LONG, async || is_running(&name).then_some(())).await;
     running.abort();
     eventually("the container is gone", LONG, async || (!container_exists(&name)).then_some(()))
@@ -341,7 +344,7 @@ async fn a_container_that_cannot_start_is_removed() {
         runtime: None,
         ..RunRequest::default()
     };
-    let ended = engine.run(request, &CancellationToken::new()).await;
+    let ended = run_whole(&engine, request, &CancellationToken::new()).await;
     // With an init in front, the engine can't see that the program is missing: init says so.
     match ended {
         Ok(outcome) => assert_eq!(outcome.end, End::Exited(127)),
@@ -358,7 +361,7 @@ async fn a_container_that_someone_else_removes_is_never_a_success() {
     let name = request.name.clone();
     let running = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.run(request, &CancellationToken::new()).await }
+        async move { run_whole(&engine, request, &CancellationToken::new()).await }
     });
     eventually("the container runs", LONG, async || is_running(&name).then_some(())).await;
     assert!(engine.remove_container(&name).await.unwrap());
@@ -383,13 +386,13 @@ async fn an_absent_image_and_a_taken_name_are_told() {
         name: unique("mecapy-engine-test"),
         ..RunRequest::default()
     };
-    let error = engine.run(absent, &CancellationToken::new()).await.unwrap_err();
+    let error = run_whole(&engine, absent, &CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, Error::ImageNotFound { .. }), "{error:?}");
 
     let name = unique("mecapy-engine-test");
     docker(&["create", "--name", &name, BASE]);
     let taken = RunRequest { image: BASE.into(), name: name.clone(), ..RunRequest::default() };
-    let error = engine.run(taken, &CancellationToken::new()).await.unwrap_err();
+    let error = run_whole(&engine, taken, &CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, Error::NameTaken { .. }), "{error:?}");
     assert!(container_exists(&name), "the other's container was removed");
     assert!(engine.remove_container(&name).await.unwrap());

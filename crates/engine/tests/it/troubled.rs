@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{container_exists, engine, function, run_of};
+use crate::fixture::{container_exists, engine, function, run_of, run_whole};
 
 /// The engine's own socket.
 fn engine_socket() -> String {
@@ -84,7 +84,8 @@ async fn an_engine_that_cannot_start_a_container_now_may_later() {
     let front = front("/start", 500);
     let request = run_of(&image);
     let name = request.name.clone();
-    let error = through(&front).await.run(request, &CancellationToken::new()).await.unwrap_err();
+    let error =
+        through(&front).await.run(request, &CancellationToken::new()).await.map(drop).unwrap_err();
     assert_eq!(front.refused.load(Ordering::SeqCst), 1);
     assert!(error.is_transient(), "{error:?}");
     assert!(!container_exists(&name), "{name} is still there");
@@ -96,7 +97,8 @@ async fn an_image_that_cannot_be_started_is_told_as_such() {
     let front = front("/start", 400);
     let request = run_of(&image);
     let name = request.name.clone();
-    let error = through(&front).await.run(request, &CancellationToken::new()).await.unwrap_err();
+    let error =
+        through(&front).await.run(request, &CancellationToken::new()).await.map(drop).unwrap_err();
     assert!(matches!(error, Error::Start { .. }) && !error.is_transient(), "{error:?}");
     assert!(!container_exists(&name), "{name} is still there");
 }
@@ -105,7 +107,7 @@ async fn an_image_that_cannot_be_started_is_told_as_such() {
 async fn a_run_through_the_front_is_a_run() {
     let image = function(&engine().await, "open('/output.json', 'w').write('1')").await;
     let front = front("/nothing", 500);
-    let outcome =
-        through(&front).await.run(run_of(&image), &CancellationToken::new()).await.unwrap();
+    let engine = through(&front).await;
+    let outcome = run_whole(&engine, run_of(&image), &CancellationToken::new()).await.unwrap();
     assert_eq!((outcome.end, outcome.output.unwrap().as_ref()), (End::Exited(0), &b"1"[..]));
 }

@@ -8,6 +8,7 @@
 )]
 
 mod attempts;
+mod engine_front;
 mod hostile;
 mod images;
 mod parked;

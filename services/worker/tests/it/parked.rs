@@ -8,8 +8,10 @@ use mecapy_testkit::eventually;
 use prost::Message as _;
 use serde_json::Value;
 
+use crate::engine_front::EngineFront;
 use crate::world::{
     DOUBLE, LONG, Running, WAIT, World, code, containers_of, docker, may_park, parked_of, primary,
+    row,
 };
 
 /// Whether it runs in a container that waited: only there, its code is a mounted file.
@@ -266,6 +268,49 @@ async fn a_task_in_a_parked_container_has_its_name_and_is_cancelled_at_a_word() 
     world.publish("task.cancel", TaskCancel { task_id: id.to_string() }.encode_to_vec()).await;
     let task = world.end(id).await;
     assert_eq!((task.state, task.attempt), (TaskState::Cancelled, 1));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_began_while_its_task_was_cancelled_leaves_no_trace() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let function = world.function(WAIT).await;
+    let dispatch = world.task(function.id, "{}");
+    let id = dispatch.task_id.parse().unwrap();
+    let mut conn = world.pool.acquire().await.unwrap();
+    assert!(tasks::create(&mut conn, &row(id, &function)).await.unwrap());
+    // Not committed yet: the claim waits for it.
+    let mut cancelling = world.pool.begin().await.unwrap();
+    assert_eq!(tasks::cancel(&mut cancelling, id).await.unwrap(), Some(TaskState::Cancelled));
+    world.send(&dispatch).await;
+    world.until_it_runs(id).await;
+    assert_eq!(world.look(id).await.unwrap().state, TaskState::Queued);
+    cancelling.commit().await.unwrap();
+    world.until_nothing_waits().await;
+    let task = world.end(id).await;
+    assert_eq!((task.state, task.attempt, task.worker), (TaskState::Cancelled, 0, None));
+    assert!(world.done_so_far(id).await.is_empty());
+    assert_eq!(world.results.get(id).await.unwrap(), None);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_container_gets_its_tasks_name_although_the_engine_refused_it_at_first() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let front = EngineFront::refusing("/rename", 2);
+    let worker = world.worker_with_parked(|config| config.docker.host = Some(front.host())).await;
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
+    world.until_it_runs(id).await;
+    assert_eq!(front.left(), 0);
+    assert_eq!(world.let_end(id).await.state, TaskState::Succeeded);
     worker.stop().await;
 }
 

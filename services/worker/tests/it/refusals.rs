@@ -7,7 +7,8 @@ use mecapy_objects::Key;
 use mecapy_proto::v1::task_dispatch::Inputs;
 use mecapy_proto::v1::{TaskDispatch, TaskStatus};
 use mecapy_registry::Digest;
-use mecapy_store::{TaskState, functions, tasks};
+use mecapy_store::rematches::{self, Matched};
+use mecapy_store::{TaskState, builds, functions, tasks};
 
 use crate::world::{DOUBLE, World, code, primary, row};
 
@@ -84,5 +85,49 @@ async fn a_task_of_a_deleted_function_fails() {
         (ended.state, code(&ended).as_deref()),
         (TaskState::Failed, Some("unknown-function"))
     );
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_was_revoked_is_not_run_until_that_is_taken_back() {
+    let world = World::start().await;
+    let worker = world.worker().await;
+    let function = world.function(DOUBLE).await;
+    let dispatch = || world.task(function.id, r#"{"n": 1}"#);
+    assert_eq!(world.run(&dispatch()).await.state, TaskState::Succeeded);
+    let build = builds::newest(&world.pool, function.id).await.unwrap().unwrap().id();
+    let matched = |revoked| Matched {
+        database_version: format!("later, {revoked}"),
+        critical: u32::from(revoked),
+        high: 0,
+        medium: 0,
+        low: 0,
+        unknown: 0,
+        findings: Default::default(),
+        revoked,
+        refused: revoked,
+    };
+    let record = async |matched: Matched| {
+        let mut conn = world.pool.acquire().await.unwrap();
+        let changed = rematches::record(&mut conn, &[build.uuid()], &matched).await.unwrap();
+        assert_eq!(changed.len(), 1);
+    };
+    record(matched(true)).await;
+    // By whatever name it is asked for.
+    let by_digest = TaskDispatch { docker_image: function.digest.to_string(), ..dispatch() };
+    let by_tag = TaskDispatch { docker_image: "v1".to_owned(), ..dispatch() };
+    for dispatch in [dispatch(), by_digest, by_tag] {
+        let ended = world.run(&dispatch).await;
+        assert_eq!(
+            (ended.state, code(&ended).as_deref(), ended.attempt),
+            (TaskState::Failed, Some("image-revoked"), 0),
+            "{dispatch:?}"
+        );
+        let done = world.done(ended.id()).await;
+        assert_eq!((done.len(), done[0].status()), (1, TaskStatus::Failed));
+        assert_eq!(done[0].failure.as_ref().unwrap().code, "image-revoked");
+    }
+    record(matched(false)).await;
+    assert_eq!(world.run(&dispatch()).await.state, TaskState::Succeeded);
     worker.stop().await;
 }
