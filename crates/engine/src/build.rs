@@ -26,6 +26,8 @@ use crate::{ContextFile, Credentials, Engine, Error, LogSink, context};
 /// how long all of it may take before it is given up and told.
 const OWN_END: Duration = Duration::from_secs(3);
 const GIVE_UP: Duration = Duration::from_secs(60);
+/// How long after that the engine may notice the closed connection, and make a step's container meanwhile.
+const LATE_STEP: Duration = Duration::from_secs(60);
 /// How long after a step that was killed the engine's word about memory may come.
 const LATE_EVENT: Duration = Duration::from_secs(2);
 
@@ -226,8 +228,11 @@ impl Engine {
         Err(failure)
     }
 
-    /// Waits until no container of the build is there, and ends them when the engine doesn't.
+    /// Waits until no container of the build is there, and ends them when the engine doesn't. One that is made
+    /// afterwards is ended as it is made, beside what the caller does next.
     async fn end_containers_of(&self, mark: &Mark) {
+        let (engine, late) = (self.clone(), mark.clone());
+        tokio::spawn(async move { engine.end_late_containers_of(&late).await }.in_current_span());
         let closed = tokio::time::Instant::now();
         // Seen twice: between two steps there is none, and the engine may not have noticed yet.
         let mut absent = 0;
@@ -255,26 +260,49 @@ impl Engine {
         }
     }
 
+    async fn end_late_containers_of(&self, mark: &Mark) {
+        let mut made = std::pin::pin!(self.container_events_from_now("create"));
+        let watch = async {
+            while let Some(container) = made.next().await {
+                match self.carries(&container, mark).await {
+                    Ok(true) => self.remove_or_leave(&container).await,
+                    Ok(false) => {}
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(container, error, "is it one of an ended build?");
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LATE_STEP, watch).await;
+    }
+
     async fn containers_of(&self, mark: &Mark) -> Result<Vec<String>, Error> {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let list = self.call("list containers", self.docker.list_containers(Some(options))).await?;
         let mut found = Vec::new();
         for id in list.into_iter().filter_map(|container| container.id) {
-            let inspect = self.docker.inspect_container(&id, None);
-            let container = match self.call("inspect a container", inspect).await {
-                Err(Error::Refused { status: 404, .. }) => continue,
-                other => other?,
-            };
-            let hosts = container.host_config.and_then(|host| host.extra_hosts);
-            if hosts.unwrap_or_default().contains(&mark.0) {
+            if self.carries(&id, mark).await? {
                 found.push(id);
             }
         }
         Ok(found)
     }
+
+    /// Is this container, if it is there, one of the build?
+    async fn carries(&self, container: &str, mark: &Mark) -> Result<bool, Error> {
+        let inspect = self.docker.inspect_container(container, None);
+        let container = match self.call("inspect a container", inspect).await {
+            Err(Error::Refused { status: 404, .. }) => return Ok(false),
+            other => other?,
+        };
+        let hosts = container.host_config.and_then(|host| host.extra_hosts);
+        Ok(hosts.unwrap_or_default().contains(&mark.0))
+    }
 }
 
 /// A line for the hosts table of a build's containers. It is no part of what the layer cache compares.
+#[derive(Clone)]
 struct Mark(String);
 
 impl Mark {
@@ -371,25 +399,39 @@ mod tests {
         assert_eq!(query, "dockerfile=Dockerfile&memory=2147483648&memswap=2147483648");
     }
 
+    /// A container as the engine makes it for a build.
+    fn start(mark: &Mark) -> String {
+        let image = "mecapy/base/python:3.11-slim";
+        let arguments = ["run", "--detach", "--add-host", &mark.0, image, "sleep", "600"];
+        let output = std::process::Command::new("docker").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
     /// What is done where closing the connection does not end a build: here nobody else would.
     #[tokio::test]
     async fn containers_that_carry_the_mark_are_ended_and_no_others() {
-        let docker = |arguments: &[&str]| {
-            let output = std::process::Command::new("docker").args(arguments).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
         let (mark, other) = (Mark::new(), Mark::new());
-        let start = |mark: &Mark| {
-            let image = "mecapy/base/python:3.11-slim";
-            docker(&["run", "--detach", "--add-host", &mark.0, image, "sleep", "600"])
-        };
         let (ours, theirs) = (start(&mark), start(&other));
         let engine = Engine::connect(&crate::Options::default()).await.unwrap();
 
         assert_eq!(engine.containers_of(&mark).await.unwrap(), [ours]);
         engine.end_containers_of(&mark).await;
         assert_eq!(engine.containers_of(&mark).await.unwrap(), Vec::<String>::new());
+        assert_eq!(engine.containers_of(&other).await.unwrap(), [theirs.as_str()]);
+        assert!(engine.remove_container(&theirs).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_container_that_is_made_after_its_build_was_ended_is_ended_too() {
+        let (mark, other) = (Mark::new(), Mark::new());
+        let engine = Engine::connect(&crate::Options::default()).await.unwrap();
+        engine.end_containers_of(&mark).await;
+        let (_, theirs) = (start(&mark), start(&other));
+        mecapy_testkit::eventually("it is ended", LATE_STEP, async || {
+            engine.containers_of(&mark).await.unwrap().is_empty().then_some(())
+        })
+        .await;
         assert_eq!(engine.containers_of(&other).await.unwrap(), [theirs.as_str()]);
         assert!(engine.remove_container(&theirs).await.unwrap());
     }

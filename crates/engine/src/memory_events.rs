@@ -1,6 +1,7 @@
-//! The engine's word that the kernel killed in a container for want of memory.
+//! What the engine tells of containers while it happens.
 
 use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::{Stream, StreamExt};
@@ -8,22 +9,43 @@ use futures::{Stream, StreamExt};
 use crate::Engine;
 
 impl Engine {
-    /// Ids of containers in which it happened: of all containers from now on, or of one, with what the
-    /// engine remembers of it. Ends when the engine can't tell.
+    /// Ids of containers in which the kernel killed for want of memory: of all containers from now on, or of one, with
+    /// what the engine remembers of it. Ends when the engine can't tell.
     pub(crate) fn out_of_memory_events(
         &self,
         container: Option<&str>,
     ) -> impl Stream<Item = String> + use<> {
+        // From the beginning of time: the engine gives what it still has.
+        let since = container.map(|_| "1".to_owned());
+        self.container_events("oom", container, since)
+    }
+
+    /// Ids of all containers to which it happens, from this moment on, whenever the stream is first read.
+    pub(crate) fn container_events_from_now(
+        &self,
+        event: &str,
+    ) -> impl Stream<Item = String> + use<> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.container_events(event, None, Some(now.as_secs().to_string()))
+    }
+
+    fn container_events(
+        &self,
+        event: &str,
+        container: Option<&str>,
+        since: Option<String>,
+    ) -> impl Stream<Item = String> + use<> {
         let one = |value: &str| vec![value.to_owned()];
         let mut filters = HashMap::from([
             ("type".to_owned(), one("container")),
-            ("event".to_owned(), one("oom")),
+            ("event".to_owned(), one(event)),
         ]);
-        let mut options = EventsOptionsBuilder::default();
         if let Some(container) = container {
             filters.insert("container".to_owned(), one(container));
-            // From the beginning of time: the engine gives what it still has.
-            options = options.since("1");
+        }
+        let mut options = EventsOptionsBuilder::default();
+        if let Some(since) = &since {
+            options = options.since(since);
         }
         self.docker
             .events(Some(options.filters(&filters).build()))
