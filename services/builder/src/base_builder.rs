@@ -8,6 +8,9 @@
 //! A variant makes the slim image below it by itself, so that no cell of a matrix waits for another. The engine keeps
 //! what was made, under names of ours: where nothing changed, the layers and so the digest are those of last time, and
 //! no function has to be built again.
+//!
+//! Several builders may use one engine. Whoever replaces an image takes away a name, never an image; whoever builds on
+//! one gives it a name of his own meanwhile. What goes all the same is no fault of the request: it is made again.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -17,10 +20,12 @@ use mecapy_proto::{BuildId, ErrorCode};
 use mecapy_registry::{Content, Digest, ImageRef, Registry};
 use tokio_util::sync::CancellationToken;
 
+use crate::base_failure::{explain, for_want_of_a_host};
 use crate::base_files::BaseFiles;
 use crate::base_matrix::Cell;
+use crate::broom::{Broom, Scratch};
 use crate::build_log::BuildLog;
-use crate::engine_step::{self, Broom, Budget, Settings};
+use crate::engine_step::{Budget, Settings};
 use crate::options::Options;
 use crate::rejection::Rejection;
 use crate::single_flight::SingleFlight;
@@ -82,7 +87,7 @@ impl BaseBuilder {
 
     /// Waits until nothing of past builds is left with the engine but what it is to keep.
     pub async fn finish(&self) {
-        self.settings.close().await;
+        self.settings.close();
         self.broom.finish().await;
     }
 
@@ -122,22 +127,33 @@ impl BaseBuilder {
         let mut work = Work { budget: Budget::of(self.options.base.limit()), log, cancel };
         let files = BaseFiles::read(&self.options.base.folder, &cell.variant).await?;
         let slim = self.slim(&cell.python, &mut work).await?;
-        let image = if cell.variant == SLIM {
+        let made = if cell.variant == SLIM {
             slim
         } else {
-            self.image(cell, &files, ("BASE_IMAGE", &slim.id), &mut work).await?
+            self.image(cell, &files, Below::Ours(&slim.image.id), &mut work).await?
         };
-        self.try_out(&image, &files, &mut work).await?;
-        self.push(cell, id, &image, &mut work).await
+        let image = &made.image;
+        let ended = match self.try_out(image, &files, &mut work).await {
+            Ok(()) => self.push(cell, id, image, &mut work).await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(built) => Ok(built),
+            Err(error) => Err(self.unless_gone(&image.id, error).await),
+        }
     }
 
     /// The slim image of a Python. Cells of one Python at once make it once.
-    async fn slim(&self, python: &str, work: &mut Work<'_>) -> Result<BuiltImage, Error> {
+    async fn slim(&self, python: &str, work: &mut Work<'_>) -> Result<Made, Error> {
         let options = &self.options.base;
         let upstream = options.python_image(python);
         let files = BaseFiles::read(&options.folder, SLIM).await?;
         let cell = Cell { python: python.to_owned(), variant: SLIM.to_owned() };
-        let _alone = self.flights.enter(python).await;
+        let none = || {
+            let message = format!("there is no image {upstream} to build on");
+            Error::Rejected(Rejection::new(ErrorCode::UnsupportedPython, message))
+        };
+        let _alone = work.unless_cancelled(self.flights.enter(python)).await?;
         if options.pull {
             work.log.write(&format!("pulling {upstream}"));
             let reference: ImageRef =
@@ -148,36 +164,41 @@ impl BaseBuilder {
             let pulled = work.unless_cancelled(pull).await?;
             work.budget.spend(began.elapsed());
             match pulled {
-                Err(mecapy_engine::Error::ImageNotFound { image }) => {
-                    return Err(Rejection::new(
-                        ErrorCode::UnsupportedPython,
-                        format!("there is no image {image} to build on"),
-                    )
-                    .into());
-                }
+                Err(mecapy_engine::Error::ImageNotFound { .. }) => return Err(none()),
                 pulled => pulled.map_err(Error::engine("pulling the Python image"))?,
             }
         }
-        self.image(&cell, &files, ("PYTHON_IMAGE", &upstream), work).await
+        let there = self.engine.image(&upstream).await;
+        if there.map_err(Error::engine("looking for the Python image"))?.is_none() {
+            return Err(if options.pull { Error::Vanished(upstream) } else { none() });
+        }
+        self.image(&cell, &files, Below::Upstream(&upstream), work).await
     }
 
-    /// Builds the image of a cell on the image that `below` names, as a build argument.
+    /// Builds the image of a cell on another.
     async fn image(
         &self,
         cell: &Cell,
         files: &BaseFiles,
-        below: (&str, &str),
+        below: Below<'_>,
         work: &mut Work<'_>,
-    ) -> Result<BuiltImage, Error> {
+    ) -> Result<Made, Error> {
+        let (argument, on) = below.argument();
         let fingerprint: String = files.fingerprint.hex().chars().take(8).collect();
         let kept = format!("{KEPT}:{}-{fingerprint}", cell.base());
         let before = self.engine.image(&kept).await;
         let before = before.map_err(Error::engine("looking for the last base image"))?;
+        // The last one's only name, once the new one has got the kept one: it goes with it.
+        let _before = match before {
+            Some(before) => self.hold(&before.id).await?,
+            None => None,
+        };
 
+        let network = self.settings.network(on).await?;
         let mut request = self.settings.request(files.dockerfile.clone(), &kept);
         request.files = files.files.clone();
-        request.network = Some(self.network(below.1).await?);
-        request.build_args.insert(below.0.to_owned(), below.1.to_owned());
+        request.network = Some(network.name().to_owned());
+        request.build_args.insert(argument.to_owned(), on.to_owned());
         if let Some(index) = &self.options.index_url {
             request.build_args.insert("PIP_INDEX_URL".to_owned(), index.expose().to_owned());
         }
@@ -187,30 +208,38 @@ impl BaseBuilder {
             label("python", cell.python.clone()),
             label("variant", cell.variant.clone()),
         ]);
-        let built = self.run(request, work).await?;
-        if let Some(before) = before.filter(|before| before.id != built.id) {
-            // Its name has gone to the new one. Another build may still use it; then the next one sees it no more.
-            if let Err(error) = self.engine.remove_image(&before.id).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(image = before.id, error, "the last base image stays on the engine");
+        match self.run(request, work).await {
+            Ok(image) => {
+                network.end();
+                let held = self.hold(&image.id).await?;
+                let held = held.ok_or_else(|| Error::Vanished(image.id.clone()))?;
+                Ok(Made { image, _held: held })
+            }
+            // Its relay is gone, and with it the network.
+            Err(error @ Error::Egress(_)) => Err(error),
+            Err(error) => {
+                let error = for_want_of_a_host(error, &network.end());
+                Err(self.unless_gone(on, error).await)
             }
         }
-        Ok(built)
     }
 
-    /// `below`: the image that is built on.
-    async fn network(&self, below: &str) -> Result<String, Error> {
-        match self.settings.network(below).await {
-            Err(Error::Engine { source, .. })
-                if matches!(*source, mecapy_engine::Error::ImageNotFound { .. }) =>
-            {
-                Err(Rejection::new(
-                    ErrorCode::UnsupportedPython,
-                    format!("there is no image {below} to build on"),
-                )
-                .into())
-            }
-            network => network,
+    /// Gives an image a name of its own until what is returned is dropped. None: it isn't there.
+    async fn hold(&self, id: &str) -> Result<Option<Scratch>, Error> {
+        let scratch = self.broom.scratch("held");
+        let name = scratch.name.parse().map_err(Error::registry("naming a base image"))?;
+        match self.engine.tag(id, &name).await {
+            Ok(()) => Ok(Some(scratch)),
+            Err(mecapy_engine::Error::ImageNotFound { .. }) => Ok(None),
+            Err(error) => Err(Error::engine("naming a base image")(error)),
+        }
+    }
+
+    /// Of a build that used an image: if that is not there any more, this is why.
+    async fn unless_gone(&self, image: &str, error: Error) -> Error {
+        match self.engine.image(image).await {
+            Ok(None) if !matches!(error, Error::Cancelled) => Error::Vanished(image.to_owned()),
+            _ => error,
         }
     }
 
@@ -301,6 +330,32 @@ impl BaseBuilder {
     }
 }
 
+/// What an image is built on.
+#[derive(Debug, Clone, Copy)]
+enum Below<'a> {
+    /// Operators name it.
+    Upstream(&'a str),
+    /// The id of one that was made here a moment ago.
+    Ours(&'a str),
+}
+
+impl<'a> Below<'a> {
+    /// The build argument by which the Dockerfile takes it, and what it is.
+    fn argument(self) -> (&'static str, &'a str) {
+        match self {
+            Self::Upstream(image) => ("PYTHON_IMAGE", image),
+            Self::Ours(image) => ("BASE_IMAGE", image),
+        }
+    }
+}
+
+/// An image that was made, and that nobody takes away meanwhile.
+#[derive(Debug)]
+struct Made {
+    image: BuiltImage,
+    _held: Scratch,
+}
+
 /// One build on its way.
 struct Work<'a> {
     budget: Budget,
@@ -314,33 +369,5 @@ impl Work<'_> {
             done = work => Ok(done),
             () = self.cancel.cancelled() => Err(Error::Cancelled),
         }
-    }
-}
-
-/// To the operator, whose Dockerfile it is.
-fn explain(error: mecapy_engine::Error, options: &Options) -> Error {
-    use mecapy_engine::Error as Engine;
-    let rejected = |code, message: String| Error::Rejected(Rejection::new(code, message));
-    if let Some(gone) = engine_step::relay_is_gone(&error) {
-        return gone;
-    }
-    match error {
-        Engine::Cancelled => Error::Cancelled,
-        Engine::TimedOut { .. } => rejected(
-            ErrorCode::BuildTimeout,
-            format!("it was not built within {} s", options.base.limit_seconds),
-        ),
-        Engine::OutOfMemory { .. } => rejected(
-            ErrorCode::BuildOutOfMemory,
-            format!("a step needs more than {} MiB of memory", options.memory_bytes >> 20),
-        ),
-        Engine::Failed { exit_code, message, .. } => rejected(
-            ErrorCode::BuildFailed,
-            match exit_code {
-                Some(code) => format!("a step ended with status {code}; the log says more"),
-                None => format!("the engine does not build it: {message}"),
-            },
-        ),
-        source => Error::engine("building the base image")(source),
     }
 }

@@ -169,6 +169,7 @@ impl Builder {
         let dockerfile = self.dockerfiles.function(
             &base.reference(&self.staging).to_string(),
             dependencies.lock.is_some(),
+            &dependencies.from_source,
             request.function_id.get(),
             request.version,
             &labels,

@@ -4,37 +4,48 @@
 //! ```text
 //! requirements ─▶ resolve (known for an hour, else uv in a step of the engine) ─▶ lock
 //! base digest, lock, Python, platform ─▶ key ─▶ staging has deps:{key}? ─ yes ─▶ it
-//!                                                 └─ no ─▶ install ─▶ assemble ─▶ push
+//!                                                 └─ no ─▶ install ─▶ the environment as a layer ─▶ push
 //! ```
 //!
 //! Each of the two is done by one build at a time, over all replicas of the builder, and the others find what it made.
 //!
-//! Only wheels are taken, and only by their hashes, so no code of a user or a package runs here.
-//! The image is assembled from the environment alone: certificates, the index and proxies with their
+//! Only wheels are taken, and only by their hashes, so no code of a user or a package runs here. Packages that operators
+//! except from that are built in a step that is confined (`templates/confined.py`).
+//! The image is the base and the environment alone: certificates, the index and proxies with their
 //! credentials are in none of its layers.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mecapy_engine::{ContextFile, Credentials, Engine};
 use mecapy_proto::ErrorCode;
-use mecapy_registry::{Digest, ImageRef, Manifest, Registry};
+use mecapy_registry::{
+    Appender, Base, ConfigPatch, Digest, FolderLayer, ImageRef, Manifest, Registry,
+};
+use pep508_rs::PackageName;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::bases::BaseImage;
+use crate::broom::Broom;
 use crate::build_log::BuildLog;
-use crate::dockerfile::{Dockerfiles, INSTALL_SCRIPT, RESOLVE_SCRIPT};
-use crate::engine_step::{Broom, Budget, Settings, Step, run};
+use crate::dockerfile::{CONFINED_SCRIPT, Dockerfiles, INSTALL_SCRIPT, RESOLVE_SCRIPT};
+use crate::egress::Network;
+use crate::engine_step::{self, Budget, Settings, Step, run};
 use crate::lock::Lock;
 use crate::options::Options;
 use crate::rejection::Rejection;
 use crate::replicas::{Replicas, Turn};
-use crate::requirements::Requirements;
+use crate::requirements::{Requirements, package_name};
 use crate::resolutions::Resolutions;
 use crate::single_flight::SingleFlight;
+use crate::step_files::source_packages;
 use crate::{Error, metric_definitions};
 
 const REPOSITORY: &str = "mecapy/staging/deps";
+/// Where packages are, from the root of the image.
+const ENVIRONMENT: &str = "opt/venv";
+const KEY_LABEL: &str = "org.mecapy.dependencies.key";
 /// The variant whose environment holds no packages.
 const BARE_VARIANT: &str = "slim";
 
@@ -45,6 +56,8 @@ pub struct DependencyImage {
     pub manifest: Manifest,
     /// None: there are no requirements, and it is the base image.
     pub lock: Option<Lock>,
+    /// Those of its packages that were built from their sources.
+    pub from_source: Vec<String>,
 }
 
 impl DependencyImage {
@@ -53,7 +66,12 @@ impl DependencyImage {
     }
 
     fn base(base: &BaseImage) -> Self {
-        Self { repository: base.repository.clone(), manifest: base.manifest.clone(), lock: None }
+        Self {
+            repository: base.repository.clone(),
+            manifest: base.manifest.clone(),
+            lock: None,
+            from_source: Vec::new(),
+        }
     }
 }
 
@@ -63,8 +81,10 @@ pub struct Dependencies {
     engine: Engine,
     broom: Broom,
     staging: Registry,
+    appender: Appender,
     credentials: Option<Credentials>,
     options: Options,
+    source_packages: BTreeSet<PackageName>,
     settings: Settings,
     dockerfiles: Dockerfiles,
     resolutions: Resolutions,
@@ -91,19 +111,25 @@ impl Dependencies {
             settings: Settings::new(&engine, options, logins)?,
             engine,
             credentials: credentials(&staging),
+            appender: Appender::new(staging.clone()),
             staging,
             dockerfiles: Dockerfiles::new()?,
             resolutions: Resolutions::new(Duration::from_secs(options.resolution_ttl_seconds)),
             flights: SingleFlight::default(),
             replicas,
             slots: Semaphore::new(options.parallel_engine_builds),
+            source_packages: options
+                .source_packages
+                .iter()
+                .filter_map(|name| package_name(name))
+                .collect(),
             options: options.clone(),
         })
     }
 
     /// Waits until nothing of past builds is left with the engine.
     pub async fn finish(&self) {
-        self.settings.close().await;
+        self.settings.close();
         self.broom.finish().await;
     }
 
@@ -125,10 +151,13 @@ impl Dependencies {
             log.write("none of the requirements is for this Python and platform");
             return Ok(DependencyImage::base(base));
         }
-        let key = lock.dependency_key(&base.manifest.digest, &base.python, &self.options.platform);
+        let from_source = lock.among(&self.source_packages);
+        let (digest, platform) = (&base.manifest.digest, &self.options.platform);
+        let key = lock.dependency_key(digest, &base.python, platform, &from_source);
         let (manifest, is_new) = {
             let key = key.as_str();
-            let make = self.make(base, &lock, key, &mut budget, log, cancel);
+            let make =
+                self.make(base, (&lock, from_source.as_slice()), key, &mut budget, log, cancel);
             self.once(key, cancel, || self.find(key), make).await?
         };
         if is_new {
@@ -137,7 +166,12 @@ impl Dependencies {
             metric_definitions::dependency_image("found");
             log.write(&format!("the {} packages are there already", lock.len()));
         }
-        Ok(self.dependency_image(manifest, lock))
+        Ok(DependencyImage {
+            repository: REPOSITORY.to_owned(),
+            manifest,
+            lock: Some(lock),
+            from_source,
+        })
     }
 
     /// What `find` finds; else what `make` makes, by one build at a time for each key over all replicas. True: it was
@@ -169,10 +203,6 @@ impl Dependencies {
         Ok((make.await?, true))
     }
 
-    fn dependency_image(&self, manifest: Manifest, lock: Lock) -> DependencyImage {
-        DependencyImage { repository: REPOSITORY.to_owned(), manifest, lock: Some(lock) }
-    }
-
     async fn find(&self, key: &str) -> Result<Option<Manifest>, Error> {
         match self.staging.manifest(REPOSITORY, key).await {
             Ok(manifest) => Ok(Some(manifest)),
@@ -191,8 +221,13 @@ impl Dependencies {
     ) -> Result<Lock, Error> {
         // Another index may resolve the same to something else.
         let index = self.options.index_url.as_ref().map_or("", |url| url.expose());
-        let asked =
-            [&base.manifest.digest.to_string(), index, &requirements.fingerprint_text()].join("\0");
+        let mut asked = vec![
+            base.manifest.digest.to_string(),
+            index.to_owned(),
+            requirements.fingerprint_text(),
+        ];
+        asked.extend(self.source_packages.iter().map(ToString::to_string));
+        let asked = asked.join("\0");
         let key = format!("resolution:{}", Digest::of(asked.as_bytes()).hex());
         let key = key.as_str();
         let resolve = async {
@@ -235,16 +270,19 @@ impl Dependencies {
             requirements.len(),
             base.python
         ));
-        let network = self.network(base).await?;
+        let network = self.network(base, budget, cancel).await?;
         let scratch = self.broom.scratch("resolve");
+        let from = base.reference(&self.staging).to_string();
+        // Which of them it comes to, nobody knows yet.
+        let from_source: Vec<_> = self.source_packages.iter().map(ToString::to_string).collect();
         let step = Step {
             name: "resolve",
-            dockerfile: self
-                .dockerfiles
-                .step(&base.reference(&self.staging).to_string(), "resolve.sh")?,
+            dockerfile: self.dockerfiles.step(&from, "resolve.sh", self.confined(&from_source))?,
             files: vec![
                 ContextFile::new("resolve.sh", RESOLVE_SCRIPT),
+                ContextFile::new("confined.py", CONFINED_SCRIPT),
                 ContextFile::new("requirements.in", requirements.render()),
+                source_packages(&from_source),
             ],
             image: &scratch.name,
             network: Some(network),
@@ -255,11 +293,11 @@ impl Dependencies {
         Ok(lock)
     }
 
-    /// Installs, assembles and pushes.
+    /// Installs, and puts what is there then on the base.
     async fn make(
         &self,
         base: &BaseImage,
-        lock: &Lock,
+        (lock, from_source): (&Lock, &[String]),
         key: &str,
         budget: &mut Budget,
         log: &BuildLog,
@@ -268,68 +306,100 @@ impl Dependencies {
         let _slot = self.slot(cancel).await?;
         log.write(&format!("installing {} packages", lock.len()));
         let from = base.reference(&self.staging).to_string();
-        let network = self.network(base).await?;
+        let network = self.network(base, budget, cancel).await?;
         let installed = self.broom.scratch("install");
         let install = Step {
             name: "install",
-            dockerfile: self.dockerfiles.step(&from, "install.sh")?,
+            dockerfile: self.dockerfiles.step(&from, "install.sh", self.confined(from_source))?,
             files: vec![
                 ContextFile::new("install.sh", INSTALL_SCRIPT),
+                ContextFile::new("confined.py", CONFINED_SCRIPT),
                 ContextFile::new("requirements.lock", lock.render()),
+                source_packages(from_source),
             ],
             image: &installed.name,
             network: Some(network),
         };
         run(&self.engine, &self.settings, install, budget, log, cancel).await?;
 
-        let reference = ImageRef::new(self.staging.host(), REPOSITORY).with_tag(key);
-        let assembled = self.broom.scratch_named(reference.to_string());
-        let replaces_venv = base.variant != BARE_VARIANT;
-        let assemble = Step {
-            name: "assemble",
-            dockerfile: self.dockerfiles.dependencies(
-                &from,
-                &installed.name,
-                key,
-                replaces_venv,
-            )?,
-            files: Vec::new(),
-            image: &assembled.name,
-            network: None,
+        let limit = budget.left();
+        let layer = tokio::select! {
+            layer = self.environment(base, &installed.name) => layer?,
+            () = tokio::time::sleep(limit) => return Err(engine_step::too_slow(&self.options)),
+            () = cancel.cancelled() => return Err(Error::Cancelled),
         };
-        let (image, _) = run(&self.engine, &self.settings, assemble, budget, log, cancel).await?;
-        if image.size > self.options.max_image_bytes {
+        let below =
+            self.engine.image(&from).await.map_err(Error::engine("measuring the base image"))?;
+        let size = below.map_or(0, |below| below.size) + layer.unpacked_bytes;
+        if size > self.options.max_image_bytes {
             return Err(Rejection::new(
                 ErrorCode::ImageTooLarge,
                 format!(
                     "with its packages the image has {} MiB; at most {} MiB are accepted: ask for fewer or smaller packages",
-                    image.size >> 20,
+                    size >> 20,
                     self.options.max_image_bytes >> 20
                 ),
             )
             .into());
         }
         let began = Instant::now();
-        let push = self.engine.push(&reference, self.credentials.as_ref(), self.options.limit());
-        let digest = tokio::select! {
-            pushed = push => pushed.map_err(Error::engine("pushing the dependency image"))?,
+        let below = Base { repository: base.repository.clone(), manifest: base.manifest.clone() };
+        let config = ConfigPatch {
+            labels: [(KEY_LABEL.to_owned(), key.to_owned())].into(),
+            user: Some("mecapy".to_owned()),
+            ..ConfigPatch::default()
+        };
+        let append = self.appender.append_folder(&below, REPOSITORY, key, &layer, &config);
+        let appended = tokio::select! {
+            appended = append => appended.map_err(Error::registry("pushing the dependency image"))?,
             () = cancel.cancelled() => return Err(Error::Cancelled),
         };
         metric_definitions::step("push", began.elapsed());
         self.staging
-            .manifest(REPOSITORY, &digest.to_string())
+            .manifest(REPOSITORY, &appended.digest.to_string())
             .await
             .map_err(Error::registry("reading the dependency image"))
     }
 
-    /// The network for steps in the base image.
-    async fn network(&self, base: &BaseImage) -> Result<String, Error> {
+    /// What was installed, as the layer that goes on the base: neither certificates nor an index nor build arguments
+    /// have been in it.
+    async fn environment(&self, base: &BaseImage, installed: &str) -> Result<FolderLayer, Error> {
+        let began = Instant::now();
+        let mut folder = self
+            .engine
+            .archive(installed, &format!("/{ENVIRONMENT}"))
+            .await
+            .map_err(Error::engine("reading the packages"))?;
+        // Of a base's own packages nothing may be left.
+        let layer = FolderLayer::pack(&mut folder, ENVIRONMENT, base.variant != BARE_VARIANT).await;
+        folder.close().await;
+        metric_definitions::step("assemble", began.elapsed());
+        layer.map_err(Error::registry("packing the packages"))
+    }
+
+    /// The limit on the processes of a step in which the code of packages may run. None: none may.
+    fn confined(&self, from_source: &[String]) -> Option<u32> {
+        (!from_source.is_empty()).then_some(self.options.max_processes)
+    }
+
+    /// The network for a step in the base image.
+    async fn network(
+        &self,
+        base: &BaseImage,
+        budget: &mut Budget,
+        cancel: &CancellationToken,
+    ) -> Result<Network, Error> {
         let image = base.reference(&self.staging);
         let name = image.to_string();
         let known = self.engine.image(&name).await;
         if known.map_err(Error::engine("looking for the base image"))?.is_none() {
-            let pull = self.engine.pull(&image, self.credentials.as_ref(), self.options.limit());
-            pull.await.map_err(Error::engine("pulling the base image"))?;
+            let began = Instant::now();
+            let pull = self.engine.pull(&image, self.credentials.as_ref(), budget.left());
+            tokio::select! {
+                pulled = pull => pulled.map_err(Error::engine("pulling the base image"))?,
+                () = cancel.cancelled() => return Err(Error::Cancelled),
+            }
+            budget.spend(began.elapsed());
         }
         self.settings.network(&name).await
     }

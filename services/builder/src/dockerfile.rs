@@ -5,16 +5,14 @@ use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::function_image::Labels;
 
-/// Runs one of our scripts in the base image, as root.
+/// Runs one of our scripts in the base image, as root; or confined, where code of packages may run.
 const STEP: &str = include_str!("../templates/step.Dockerfile");
-/// The base image with the environment that was installed elsewhere: neither certificates nor an index
-/// nor build arguments have been in it.
-const DEPENDENCIES: &str = include_str!("../templates/dependencies.Dockerfile");
 /// For the user: the whole image in one Dockerfile.
 const FUNCTION: &str = include_str!("../templates/function.Dockerfile");
 
 pub const RESOLVE_SCRIPT: &str = include_str!("../templates/resolve.sh");
 pub const INSTALL_SCRIPT: &str = include_str!("../templates/install.sh");
+pub const CONFINED_SCRIPT: &str = include_str!("../templates/confined.py");
 
 /// A Dockerfile could not be rendered: our fault.
 #[derive(Debug, thiserror::Error)]
@@ -44,34 +42,28 @@ impl Dockerfiles {
             minijinja::escape_formatter(out, state, value)
         });
         templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        for (name, text) in [("step", STEP), ("dependencies", DEPENDENCIES), ("function", FUNCTION)]
-        {
+        for (name, text) in [("step", STEP), ("function", FUNCTION)] {
             templates.add_template(name, text).map_err(|source| RenderError { name, source })?;
         }
         Ok(Self { templates })
     }
 
-    /// `script`: the name of a file of the context.
-    pub fn step(&self, base: &str, script: &str) -> Result<String, RenderError> {
-        self.render("step", context! { base, script })
-    }
-
-    /// `installed`: the image with the filled environment. `replaces_venv`: the base's own environment
-    /// holds packages, of which nothing may be left.
-    pub fn dependencies(
+    /// `script`: the name of a file of the context. `max_processes`: it is confined, by `confined.py` of the context.
+    pub fn step(
         &self,
         base: &str,
-        installed: &str,
-        key: &str,
-        replaces_venv: bool,
+        script: &str,
+        max_processes: Option<u32>,
     ) -> Result<String, RenderError> {
-        self.render("dependencies", context! { base, installed, key, replaces_venv })
+        self.render("step", context! { base, script, max_processes })
     }
 
+    /// `from_source`: the packages that are built.
     pub fn function(
         &self,
         base: &str,
         has_requirements: bool,
+        from_source: &[String],
         function_id: i64,
         version: u32,
         labels: &Labels,
@@ -80,7 +72,11 @@ impl Dockerfiles {
             .iter()
             .map(|(name, value)| context! { name => name.clone(), value => value.clone() })
             .collect();
-        self.render("function", context! { base, has_requirements, function_id, version, labels })
+        let from_source = from_source.to_vec();
+        self.render(
+            "function",
+            context! { base, has_requirements, from_source, function_id, version, labels },
+        )
     }
 
     fn render(&self, name: &'static str, values: minijinja::Value) -> Result<String, RenderError> {
@@ -104,33 +100,24 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_image_is_the_base_and_the_environment_and_no_more() {
-        let files = Dockerfiles::new().unwrap();
-        assert_eq!(
-            files.dependencies(BASE, "mecapy-build:x", "00ff", false).unwrap(),
-            format!(
-                "FROM {BASE}\nCOPY --from=mecapy-build:x /opt/venv /opt/venv\n\
-                 LABEL org.mecapy.dependencies.key=\"00ff\"\nUSER mecapy\n"
-            )
-        );
-        let replaced = files.dependencies(BASE, "mecapy-build:x", "00ff", true).unwrap();
-        assert!(
-            replaced.contains("USER root\nRUN [\"/bin/rm\", \"-rf\", \"/opt/venv\"]\nCOPY"),
-            "{replaced}"
-        );
-    }
-
-    #[test]
     fn a_step_runs_our_script_in_the_base() {
-        let step = Dockerfiles::new().unwrap().step(BASE, "resolve.sh").unwrap();
+        let files = Dockerfiles::new().unwrap();
+        let step = files.step(BASE, "resolve.sh", None).unwrap();
         assert!(step.starts_with(&format!("FROM {BASE}\nUSER root\n")), "{step}");
         assert!(step.ends_with("RUN [\"/bin/sh\", \"/mecapy-build/resolve.sh\"]\n"), "{step}");
+        let confined = files.step(BASE, "resolve.sh", Some(512)).unwrap();
+        assert!(
+            confined.ends_with(
+                "\"/mecapy-build/confined.py\", \"512\", \"/mecapy-build/resolve.sh\"]\n"
+            ),
+            "{confined}"
+        );
     }
 
     #[test]
     fn the_users_dockerfile_is_whole() {
         let files = Dockerfiles::new().unwrap();
-        let with = files.function(BASE, true, 7, 2, &labels("7")).unwrap();
+        let with = files.function(BASE, true, &[], 7, 2, &labels("7")).unwrap();
         for line in [
             format!("FROM {BASE}"),
             "COPY requirements.lock /tmp/requirements.lock".into(),
@@ -141,16 +128,23 @@ mod tests {
         ] {
             assert!(with.lines().any(|l| l == line), "{line} in\n{with}");
         }
-        let without = files.function(BASE, false, 7, 2, &labels("7")).unwrap();
+        let without = files.function(BASE, false, &[], 7, 2, &labels("7")).unwrap();
         assert!(!without.contains("requirements"), "{without}");
+        assert!(with.contains("--only-binary :all: --require-hashes"), "{with}");
+        let from_source =
+            files.function(BASE, true, &["a".to_owned()], 7, 2, &labels("7")).unwrap();
+        assert!(
+            from_source.contains("--only-binary :all: --no-binary a --require"),
+            "{from_source}"
+        );
     }
 
     #[test]
     fn a_value_that_would_be_an_instruction_of_its_own_is_an_error() {
         let files = Dockerfiles::new().unwrap();
         for bad in ["x\nRUN id", "x\r", "x\"", "$HOME", "x\\", "`id`"] {
-            assert!(files.step(bad, "a").is_err(), "{bad:?}");
-            assert!(files.function(BASE, true, 1, 1, &labels(bad)).is_err(), "{bad:?}");
+            assert!(files.step(bad, "a", None).is_err(), "{bad:?}");
+            assert!(files.function(BASE, true, &[], 1, 1, &labels(bad)).is_err(), "{bad:?}");
         }
     }
 }

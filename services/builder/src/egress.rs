@@ -1,4 +1,5 @@
-//! The network that builds run in: a loopback, and on it a proxy that leads to the package index and nowhere else.
+//! The network that a step of a build has: a loopback, and on it a proxy that leads to the package index and nowhere
+//! else.
 //!
 //! ```text
 //! uv in a step of a build ─▶ 127.0.0.1:3128 ─▶ relay.py, in a container without a network, which the step joins
@@ -11,13 +12,17 @@
 //! the machine or other containers have open. It needs no right but that to run containers, and works wherever the
 //! engine runs. TLS is between uv and the index: the proxy sees host and port alone. Credentials of the operators'
 //! proxy stay in this process.
+//!
+//! A relay serves one step at a time: no build sees another's loopback or takes its connections, and what was refused
+//! ([`Refused`]) is known of the step that asked for it. One whose step has ended serves the next.
 
 mod allowed;
 mod proxy;
+mod refused;
 mod tunnel;
 mod upstream;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mecapy_engine::{Companion, Engine, Limits, RunRequest};
 use tokio::task::JoinHandle;
@@ -26,10 +31,12 @@ use crate::Error;
 use crate::options::Options;
 use allowed::Allowed;
 use proxy::Proxy;
+use refused::Session;
 use tunnel::Tunnel;
 use upstream::Upstream;
 
 pub(crate) use allowed::host_and_port;
+pub(crate) use refused::Refused;
 pub(crate) use upstream::proxy_address;
 
 /// Where builds find the proxy.
@@ -42,40 +49,97 @@ const RELAY: &str = include_str!("../templates/relay.py");
 /// Its buffers are far below that.
 const RELAY_MEMORY_BYTES: u64 = 256 << 20;
 
-/// The network of this process's builds. It is made with the first of them.
+/// The networks of this process's builds. There are as many as there were steps at once.
 #[derive(Debug)]
 pub struct Egress {
     engine: Engine,
     proxy: Arc<Proxy>,
-    running: tokio::sync::Mutex<Option<Running>>,
+    idle: Idle,
+}
+
+type Idle = Arc<Mutex<Vec<Relay>>>;
+
+#[derive(Debug)]
+struct Relay {
+    companion: Companion,
+    serving: JoinHandle<()>,
+    /// Whom it serves.
+    session: Arc<Mutex<Arc<Session>>>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// The network of one step. Dropped without [`end`](Self::end), it is taken down.
+#[derive(Debug)]
+pub struct Network {
+    name: String,
+    lease: Option<Lease>,
 }
 
 #[derive(Debug)]
-struct Running {
-    companion: Companion,
-    serving: JoinHandle<()>,
+struct Lease {
+    relay: Relay,
+    session: Arc<Session>,
+    idle: Idle,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.serving.abort();
+impl Network {
+    /// One of the operators': what a step asks for in there, nobody knows.
+    pub fn of_operators(name: String) -> Self {
+        Self { name, lease: None }
+    }
+
+    /// As the engine names it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// To be called when the step's containers are gone: another step may have it. What this one was refused.
+    pub fn end(self) -> Refused {
+        self.lease.map(Lease::end).unwrap_or_default()
+    }
+}
+
+impl Lease {
+    fn end(self) -> Refused {
+        self.session.ended.cancel();
+        let refused = self.session.refused();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.relay);
+        refused
     }
 }
 
 impl Egress {
     pub fn new(engine: Engine, options: &Options) -> Self {
         let proxy = Proxy { allowed: Allowed::of(options), upstream: Upstream::of(options) };
-        Self { engine, proxy: Arc::new(proxy), running: tokio::sync::Mutex::default() }
+        Self { engine, proxy: Arc::new(proxy), idle: Idle::default() }
     }
 
-    /// The network, as the engine names it. `image`: one with Python, that the engine has.
-    pub async fn network(&self, image: &str) -> Result<String, Error> {
-        let mut running = self.running.lock().await;
-        if let Some(running) = running.as_ref().filter(|running| !running.serving.is_finished()) {
-            return Ok(running.companion.network());
-        }
+    /// A network for one step. `image`: one with Python, that the engine has.
+    pub async fn network(&self, image: &str) -> Result<Network, Error> {
+        let relay = match self.idle() {
+            Some(relay) => relay,
+            None => self.start(image).await?,
+        };
+        let session = Arc::new(Session::default());
+        *relay.session.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&session);
+        let name = relay.companion.network();
+        let lease = Lease { relay, session, idle: Arc::clone(&self.idle) };
+        Ok(Network { name, lease: Some(lease) })
+    }
+
+    fn idle(&self) -> Option<Relay> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|relay| !relay.serving.is_finished());
+        idle.pop()
+    }
+
+    async fn start(&self, image: &str) -> Result<Relay, Error> {
         self.sweep().await;
-        let doing = "making the network of builds";
         let command = ["python", "-I", "-S", "-c", RELAY, PORT];
         let request = RunRequest {
             image: image.to_owned(),
@@ -86,15 +150,29 @@ impl Egress {
             ..RunRequest::default()
         };
         let started = self.engine.start_companion(request).await;
-        let (companion, output, input) = started.map_err(Error::engine(doing))?;
+        let (companion, output, input) =
+            started.map_err(Error::engine("making the network of builds"))?;
         let tunnel = Tunnel::open(output, input).await.map_err(Error::Egress)?;
-        let proxy = Arc::clone(&self.proxy);
+        let session = Arc::new(Mutex::new(Arc::new(Session::default())));
+        let (proxy, serves) = (Arc::clone(&self.proxy), Arc::clone(&session));
         let serving = tokio::spawn(async move {
-            let end = tunnel.serve(move |connection| Arc::clone(&proxy).serve(connection)).await;
-            tracing::warn!(end, "the network of builds has ended; the next build makes another");
+            let end = tunnel
+                .serve(move |opened| {
+                    let session =
+                        Arc::clone(&serves.lock().unwrap_or_else(PoisonError::into_inner));
+                    let proxy = Arc::clone(&proxy);
+                    async move {
+                        let ended = session.ended.clone();
+                        tokio::select! {
+                            () = proxy.serve(opened, session) => {}
+                            () = ended.cancelled() => {}
+                        }
+                    }
+                })
+                .await;
+            tracing::warn!(end, "a network of builds has ended; the next build makes another");
         });
-        let made = running.insert(Running { companion, serving });
-        Ok(made.companion.network())
+        Ok(Relay { companion, serving, session })
     }
 
     /// Removes what a builder left that died between making a container and starting it. Others go by themselves.
@@ -109,8 +187,8 @@ impl Egress {
         }
     }
 
-    /// Takes it down.
-    pub async fn close(&self) {
-        self.running.lock().await.take();
+    /// Takes down what serves nobody.
+    pub fn close(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -9,13 +9,13 @@ use mecapy_engine::{BuildRequest, BuiltImage, ContextFile, Engine, LogSink};
 use mecapy_proto::ErrorCode;
 use mecapy_service::Secret;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::build_log::BuildLog;
-use crate::egress::{self, Egress};
+use crate::egress::{self, Egress, Network, Refused};
 use crate::options::Options;
 use crate::rejection::Rejection;
-use crate::{Error, metric_definitions, uv};
+use crate::step_files;
+use crate::{Error, metric_definitions, pip, uv};
 
 const NO_NETWORK: &str = "none";
 const LOCK_BEGINS: &str = "--- lock begins ---";
@@ -65,7 +65,7 @@ impl Settings {
             .flat_map(|(name, value)| [(name.to_lowercase(), value.clone()), (name, value)])
             .collect();
         Ok(Self {
-            files: vec![ContextFile::new("uv.toml", index_toml(options.index_url.as_ref()))],
+            files: step_files::of(options),
             ca_bundle,
             build_args,
             registries,
@@ -74,17 +74,24 @@ impl Settings {
         })
     }
 
-    /// The network for steps that need the package index. `image`: one with Python, that the engine has.
-    pub async fn network(&self, image: &str) -> Result<String, Error> {
+    /// The network for one step that needs the package index. `image`: one with Python, that the engine has.
+    pub async fn network(&self, image: &str) -> Result<Network, Error> {
         match &self.options.network {
-            Some(network) => Ok(network.clone()),
-            None => self.egress.network(image).await,
+            Some(network) => Ok(Network::of_operators(network.clone())),
+            None => match self.egress.network(image).await {
+                Err(Error::Engine { source, .. })
+                    if matches!(*source, mecapy_engine::Error::ImageNotFound { .. }) =>
+                {
+                    Err(Error::Vanished(image.to_owned()))
+                }
+                network => network,
+            },
         }
     }
 
-    /// Takes the network down.
-    pub async fn close(&self) {
-        self.egress.close().await;
+    /// Takes the networks down.
+    pub fn close(&self) {
+        self.egress.close();
     }
 
     /// A build with what every one has from the configuration, and no network.
@@ -103,17 +110,6 @@ impl Settings {
             no_cache: false,
             limit: self.options.limit(),
         }
-    }
-}
-
-/// What uv reads of the index: credentials in it are in no argument and no log.
-fn index_toml(url: Option<&Secret>) -> String {
-    match url {
-        // A JSON string is a TOML string.
-        Some(url) => {
-            format!("[[index]]\nurl = {}\ndefault = true\n", serde_json::json!(url.expose()))
-        }
-        None => String::new(),
     }
 }
 
@@ -136,56 +132,6 @@ impl Budget {
 
     pub fn spend(&mut self, time: Duration) {
         self.0 = self.0.saturating_sub(time);
-    }
-}
-
-/// Removes the images that builds leave with the engine, beside the builds.
-#[derive(Debug, Clone)]
-pub struct Broom {
-    engine: Engine,
-    removals: TaskTracker,
-}
-
-impl Broom {
-    pub fn new(engine: &Engine) -> Self {
-        Self { engine: engine.clone(), removals: TaskTracker::new() }
-    }
-
-    /// A name that no other step, process or machine has.
-    pub fn scratch(&self, purpose: &str) -> Scratch {
-        self.scratch_named(format!("mecapy-build/{purpose}:{}", uuid::Uuid::now_v7().simple()))
-    }
-
-    pub fn scratch_named(&self, name: String) -> Scratch {
-        Scratch { broom: self.clone(), name }
-    }
-
-    /// Waits until what was to be removed is gone.
-    pub async fn finish(&self) {
-        self.removals.close();
-        self.removals.wait().await;
-        self.removals.reopen();
-    }
-}
-
-/// An image that is removed when this is dropped.
-#[derive(Debug)]
-pub struct Scratch {
-    broom: Broom,
-    pub name: String,
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (engine, name) = (self.broom.engine.clone(), std::mem::take(&mut self.name));
-        let removal = async move {
-            if let Err(error) = engine.remove_image(&name).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(image = name, error, "an image of a build could not be removed");
-            }
-        };
-        self.broom.removals.spawn_on(removal, &runtime);
     }
 }
 
@@ -242,13 +188,13 @@ fn is_noise(line: &str) -> bool {
 
 /// A step: a Dockerfile and the files that it copies.
 pub struct Step<'a> {
-    /// For the metrics and for messages: "resolve", "install", "assemble".
+    /// For the metrics and for messages: "resolve", "install".
     pub name: &'static str,
     pub dockerfile: String,
     pub files: Vec<ContextFile>,
     pub image: &'a str,
     /// None: it needs none.
-    pub network: Option<String>,
+    pub network: Option<Network>,
 }
 
 /// Runs a step within what is left of the time.
@@ -276,8 +222,8 @@ pub async fn run(
     files.extend(step.files);
     let mut request = settings.request(step.dockerfile, step.image);
     request.files = files;
-    if let Some(network) = step.network {
-        request.network = Some(network);
+    if let Some(network) = &step.network {
+        request.network = Some(network.name().to_owned());
     }
     // What the index says now counts, not what it said when the same step ran last.
     request.no_cache = true;
@@ -287,24 +233,43 @@ pub async fn run(
     budget.spend(began.elapsed());
     metric_definitions::step(step.name, began.elapsed());
     let output = std::mem::take(&mut *output.lock().unwrap_or_else(PoisonError::into_inner));
-    match built {
-        Ok(image) => Ok((image, output)),
-        Err(error) => Err(failure(error, &output.lines, options)),
+    let error = match built {
+        Ok(image) => {
+            if let Some(network) = step.network {
+                network.end();
+            }
+            return Ok((image, output));
+        }
+        Err(error) => error,
+    };
+    if let Some(gone) = has_gone(&error) {
+        return Err(gone);
     }
+    let refused = step.network.map(Network::end).unwrap_or_default();
+    Err(failure(error, &output.lines, options, &refused))
 }
 
-fn failure(error: mecapy_engine::Error, lines: &[String], options: &Options) -> Error {
+/// What the user is told when the time of a build is over.
+pub fn too_slow(options: &Options) -> Error {
+    let message = format!(
+        "the packages were not there within {} s: ask for fewer or smaller ones",
+        options.limit_seconds
+    );
+    Error::Rejected(Rejection::new(ErrorCode::BuildTimeout, message))
+}
+
+fn failure(
+    error: mecapy_engine::Error,
+    lines: &[String],
+    options: &Options,
+    refused: &Refused,
+) -> Error {
     use mecapy_engine::Error as Engine;
     let rejected = |code, message: String| Error::Rejected(Rejection::new(code, message));
     match error {
         Engine::Cancelled => Error::Cancelled,
-        Engine::TimedOut { .. } => rejected(
-            ErrorCode::BuildTimeout,
-            format!(
-                "the packages were not there within {} s: ask for fewer or smaller ones",
-                options.limit_seconds
-            ),
-        ),
+        Engine::ImageNotFound { image } => Error::Vanished(image),
+        Engine::TimedOut { .. } => too_slow(options),
         Engine::OutOfMemory { .. } => rejected(
             ErrorCode::BuildOutOfMemory,
             format!(
@@ -312,31 +277,50 @@ fn failure(error: mecapy_engine::Error, lines: &[String], options: &Options) -> 
                 options.memory_bytes >> 20
             ),
         ),
-        Engine::Failed { exit_code: Some(code), .. } => match uv::explain(lines) {
-            uv::Cause::Requirements(rejection) => rejection.into(),
-            uv::Cause::Index(problem) => Error::Index(problem),
-            uv::Cause::Machine(problem) => Error::Machine(problem),
-            uv::Cause::Unknown => rejected(
-                ErrorCode::BuildFailed,
-                format!("installing the packages failed with status {code}; the log says more"),
-            ),
-        },
-        source => relay_is_gone(&source)
-            .unwrap_or_else(|| Error::engine("building the dependency image")(source)),
+        Engine::Failed { exit_code: Some(code), .. } => {
+            let cause = match uv::explain(lines) {
+                uv::Cause::Unknown => pip::explain(lines),
+                known => known,
+            };
+            // Whoever is kept from a host takes its index for one that doesn't answer, or hasn't got the package.
+            let may_be_for_want_of_a_host = match &cause {
+                uv::Cause::Index(_) | uv::Cause::Unknown => true,
+                uv::Cause::Machine(_) => false,
+                uv::Cause::Requirements(rejection) => matches!(
+                    rejection.code,
+                    ErrorCode::RequirementNotFound | ErrorCode::BuildFailed
+                ),
+            };
+            if may_be_for_want_of_a_host && let Some(rejection) = refused.rejection() {
+                return rejection.into();
+            }
+            match cause {
+                uv::Cause::Requirements(rejection) => rejection.into(),
+                uv::Cause::Index(problem) => Error::Index(problem),
+                uv::Cause::Machine(problem) => Error::Machine(problem),
+                uv::Cause::Unknown => rejected(
+                    ErrorCode::BuildFailed,
+                    format!("installing the packages failed with status {code}; the log says more"),
+                ),
+            }
+        }
+        source => Error::engine("building the dependency image")(source),
     }
 }
 
-/// The container whose network steps join went between being looked at and being joined: the next try starts another.
-pub(crate) fn relay_is_gone(error: &mecapy_engine::Error) -> Option<Error> {
-    const SAID: [&str; 3] = ["cannot join network", "No such container", "is not running"];
-    match error {
-        mecapy_engine::Error::Failed { exit_code: None, message, .. }
-            if SAID.iter().any(|said| message.contains(said)) =>
-        {
-            Some(Error::Egress(message.clone()))
-        }
-        _ => None,
+/// The container whose network a step joins, or a layer that it stands on, went between being looked at and being used:
+/// the next try makes another.
+pub(crate) fn has_gone(error: &mecapy_engine::Error) -> Option<Error> {
+    const RELAY: [&str; 3] = ["cannot join network", "No such container", "is not running"];
+    const LAYER: [&str; 2] = ["unknown parent image ID", "No such image"];
+    let mecapy_engine::Error::Failed { exit_code: None, message, .. } = error else { return None };
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if says(&RELAY) {
+        return Some(Error::Egress(message.clone()));
     }
+    // Its id comes last.
+    let image = message.rsplit(' ').next().unwrap_or_default();
+    says(&LAYER).then(|| Error::Vanished(image.to_owned()))
 }
 
 #[cfg(test)]
@@ -373,18 +357,11 @@ mod tests {
     }
 
     #[test]
-    fn an_index_with_a_quote_in_its_url_stays_one_value() {
-        let url = Secret::new("https://u:\"\n[x]@i/simple");
-        let toml = index_toml(Some(&url));
-        assert_eq!(toml.lines().count(), 3, "{toml}");
-    }
-
-    #[test]
     fn each_end_of_the_engine_is_told_as_what_it_is() {
         use mecapy_engine::Error as Engine;
         let code = |error: Engine, lines: &[&str]| {
             let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-            match failure(error, &lines, &Options::default()) {
+            match failure(error, &lines, &Options::default(), &Refused::default()) {
                 Error::Rejected(rejection) => Some(rejection.code),
                 _ => None,
             }
@@ -402,6 +379,14 @@ mod tests {
         assert_eq!(code(failed(Some(1)), &["nothing known"]), Some(ErrorCode::BuildFailed));
         assert_eq!(code(failed(Some(1)), &["error: Failed to fetch: https://x"]), None);
         assert_eq!(code(failed(None), &[]), None);
+        for message in [
+            "cannot join network of a non running container: 0123",
+            "failed to export image: failed to set parent sha256:00: unknown parent image ID sha256:00",
+        ] {
+            let message = message.to_owned();
+            let error = Engine::Failed { exit_code: None, message, tail: Vec::new() };
+            assert!(has_gone(&error).unwrap().is_transient());
+        }
         assert_eq!(code(Engine::Cancelled, &[]), None);
     }
 }

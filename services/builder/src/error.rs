@@ -21,6 +21,9 @@ pub enum Error {
     Store(#[from] mecapy_store::Error),
     #[error("builds have no network: {0}")]
     Egress(String),
+    /// It was there a moment ago: another builder on the same engine, or an operator, took it away.
+    #[error("the image {0} has gone from the Docker engine while it was needed")]
+    Vanished(String),
     #[error("the package index can't be used: {0}")]
     Index(String),
     #[error("the machine that builds is short of something: {0}")]
@@ -52,6 +55,7 @@ impl Error {
             Self::Engine { source, .. } => source.is_transient(),
             Self::Store(_)
             | Self::Egress(_)
+            | Self::Vanished(_)
             | Self::Index(_)
             | Self::Machine(_)
             | Self::Interrupted => true,
@@ -80,6 +84,7 @@ impl Error {
             | Self::Engine { .. }
             | Self::Store(_)
             | Self::Egress(_)
+            | Self::Vanished(_)
             | Self::Index(_)
             | Self::Machine(_)
             | Self::Lock(_)

@@ -129,7 +129,7 @@ impl Handler {
                     return refuse(
                         ErrorCode::BuildCancelled,
                         format!(
-                            "version {newer} was asked for before this one was begun: it is built instead"
+                            "version {newer} was asked for before this one was begun, and is built instead; submit this one again if it is still wanted"
                         ),
                     );
                 }

@@ -3,7 +3,8 @@
 //! # What always holds
 //!
 //! 1. No code of a user or of a package runs while an image is built: code is only parsed; packages are
-//!    wheels, by their hashes.
+//!    wheels, by their hashes. Operators may except packages by name (`builder.source_packages`): those are built from
+//!    their sources, by a user without rights whose processes are counted.
 //! 2. What goes to an interpreter of ours (the resolver, a Dockerfile) is written anew from its parsed form.
 //! 3. The same request ends in the same image: on any builder, however often it is delivered.
 //! 4. A source can't end the process, whatever is in it.
@@ -25,11 +26,13 @@
 //! from the files of operators: [`BaseMatrix`] (`base.requested`) → [`BaseHandler`] (`base.build`) → [`BaseBuilder`].
 
 mod base_builder;
+mod base_failure;
 mod base_files;
 mod base_handler;
 mod base_matrix;
 mod base_options;
 mod bases;
+mod broom;
 mod build_log;
 mod builder;
 mod config;
@@ -45,12 +48,14 @@ mod lock;
 mod metric_definitions;
 mod near_names;
 mod options;
+mod pip;
 mod rejection;
 mod replicas;
 pub mod requirements;
 mod resolutions;
 mod service;
 mod single_flight;
+mod step_files;
 mod uv;
 pub mod validation;
 

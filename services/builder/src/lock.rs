@@ -98,9 +98,24 @@ impl Lock {
         text
     }
 
-    /// Names the image that holds these packages: 32 hex digits.
-    pub fn dependency_key(&self, base: &Digest, python: &str, platform: &str) -> String {
-        let parts = [RECIPE, &base.to_string(), python, platform, &self.render()];
+    /// Which of these packages are in it.
+    pub fn among(&self, names: &BTreeSet<PackageName>) -> Vec<String> {
+        let locked = self.packages.iter().map(|package| &package.name);
+        locked.filter(|name| names.contains(name)).map(ToString::to_string).collect()
+    }
+
+    /// Names the image that holds these packages: 32 hex digits. `from_source`: those of them that are built.
+    pub fn dependency_key(
+        &self,
+        base: &Digest,
+        python: &str,
+        platform: &str,
+        from_source: &[String],
+    ) -> String {
+        let mut parts =
+            vec![RECIPE.to_owned(), base.to_string(), python.to_owned(), platform.to_owned()];
+        parts.push(self.render());
+        parts.extend_from_slice(from_source);
         let mut hex = Digest::of(parts.join("\0").as_bytes()).hex();
         hex.truncate(32);
         hex
@@ -168,19 +183,26 @@ mod tests {
     }
 
     #[test]
+    fn packages_are_found_by_name() {
+        let names = ["A", "c"].iter().filter_map(|name| package_name(name)).collect();
+        assert_eq!(lock().among(&names), ["a"]);
+    }
+
+    #[test]
     fn the_key_changes_with_everything_that_is_in_the_image() {
         let base = Digest::of(b"base");
-        let key = lock().dependency_key(&base, "3.11", "linux/amd64");
+        let key = lock().dependency_key(&base, "3.11", "linux/amd64", &[]);
         assert_eq!(key.len(), 32);
-        assert_eq!(key, lock().dependency_key(&base, "3.11", "linux/amd64"));
+        assert_eq!(key, lock().dependency_key(&base, "3.11", "linux/amd64", &[]));
         let restricted = lock()
             .restrict(&Requirements::parse(&format!("a --hash={}", hash('1')), 50).unwrap())
             .unwrap();
         for other in [
-            lock().dependency_key(&Digest::of(b"other"), "3.11", "linux/amd64"),
-            lock().dependency_key(&base, "3.12", "linux/amd64"),
-            lock().dependency_key(&base, "3.11", "linux/arm64"),
-            restricted.dependency_key(&base, "3.11", "linux/amd64"),
+            lock().dependency_key(&Digest::of(b"other"), "3.11", "linux/amd64", &[]),
+            lock().dependency_key(&base, "3.12", "linux/amd64", &[]),
+            lock().dependency_key(&base, "3.11", "linux/arm64", &[]),
+            lock().dependency_key(&base, "3.11", "linux/amd64", &["a".to_owned()]),
+            restricted.dependency_key(&base, "3.11", "linux/amd64", &[]),
         ] {
             assert_ne!(key, other);
         }

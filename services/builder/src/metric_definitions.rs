@@ -24,7 +24,7 @@ pub(crate) fn lock(source: &'static str) {
     counter!("mecapy_build_locks_total", "source" => source).increment(1);
 }
 
-/// What became of the connections that builds asked for: allowed, refused, failed.
+/// What became of the connections that builds asked for: allowed, refused, failed, too_many.
 pub(crate) fn egress(outcome: &'static str) {
     counter!("mecapy_build_egress_total", "outcome" => outcome).increment(1);
 }

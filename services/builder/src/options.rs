@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use mecapy_service::{ConfigError, Secret};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::base_options::BaseOptions;
 use crate::egress::{host_and_port, proxy_address};
+use crate::requirements::package_name;
 use crate::validation::{Rules, python_version};
+
+/// The installer itself has some threads for each core.
+const MIN_PROCESSES: u32 = 64;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,6 +27,10 @@ pub struct Options {
     /// What a source may hold.
     pub validation: Rules,
     pub max_requirements: usize,
+    /// Packages that are built from their sources, by name: of these code runs while an image is built.
+    pub source_packages: Vec<String>,
+    /// Processes and threads of a step in which such code may run.
+    pub max_processes: u32,
     /// Pythons and variants of which there are base images.
     pub python_versions: Vec<String>,
     pub variants: Vec<String>,
@@ -61,6 +70,8 @@ impl Default for Options {
             supersede_queued: true,
             validation: Rules::default(),
             max_requirements: 50,
+            source_packages: Vec::new(),
+            max_processes: 512,
             python_versions: ["3.11", "3.12", "3.13"].map(str::to_owned).to_vec(),
             variants: ["slim", "numpy", "scipy"].map(str::to_owned).to_vec(),
             platform: "linux/amd64".to_owned(),
@@ -98,6 +109,19 @@ impl Options {
         }
         if !(self.cpus.is_finite() && self.cpus > 0.0) {
             return refuse("cpus", "must be above 0".to_owned());
+        }
+        if let Some(name) = self.source_packages.iter().find(|name| package_name(name).is_none()) {
+            return refuse("source_packages", format!("{name:?} is no name of a package"));
+        }
+        if self.max_processes < MIN_PROCESSES {
+            return refuse("max_processes", format!("must be at least {MIN_PROCESSES}"));
+        }
+        let is_index = |url: &Secret| {
+            Url::parse(url.expose())
+                .is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
+        };
+        if self.index_url.as_ref().is_some_and(|url| !is_index(url)) {
+            return refuse("index_url", "is no http:// or https:// URL".to_owned());
         }
         if let Some(version) =
             self.python_versions.iter().find(|version| python_version(version).is_none())
@@ -166,6 +190,15 @@ mod tests {
     fn the_defaults_are_valid_and_a_bad_value_names_its_key() {
         assert_eq!(Options::default().validate(), Ok(()));
         assert!(problem(|o| o.concurrency = 0).starts_with("builder.concurrency: "));
+        assert!(problem(|o| o.max_processes = 1).starts_with("builder.max_processes: "));
+        assert!(
+            problem(|o| o.source_packages.push("a b".into()))
+                .starts_with("builder.source_packages: ")
+        );
+        assert!(
+            problem(|o| o.index_url = Some(Secret::new("index.example/simple")))
+                .starts_with("builder.index_url: ")
+        );
         assert!(problem(|o| o.cpus = f64::NAN).starts_with("builder.cpus: "));
         assert!(
             problem(|o| o.python_versions.push("2.7".into()))

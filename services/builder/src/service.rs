@@ -28,6 +28,9 @@ pub async fn run(
     let primary = config.registries.primary()?;
     let staging = config.registries.staging()?;
     let Some(engine) = engine(&config.docker, &context).await else { return Ok(()) };
+    if let Err(error) = engine.remove_old_archives(config.builder.limit()).await {
+        tracing::warn!(error = chain(&error), "what builds that died have left is still there");
+    }
     let options =
         ConsumerOptions { durable: topology::BUILDER, concurrency: config.builder.concurrency };
     let bases = config.builder.base.clone();

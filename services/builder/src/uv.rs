@@ -29,8 +29,23 @@ pub fn explain(lines: &[String]) -> Cause {
     if let Some(line) = text.lines().find(|line| line.contains("No space left on device")) {
         return Cause::Machine(line.to_owned());
     }
+    let not_built = || {
+        let package = between(&text, "Failed to build `", "`")?;
+        Some(Cause::Requirements(not_built(&package, &text)))
+    };
+    // What it says after that is the package's own.
+    if ["The build backend returned an error", "Build backend failed"]
+        .iter()
+        .any(|w| text.contains(w))
+        && let Some(cause) = not_built()
+    {
+        return cause;
+    }
     if let Some(index) = index_trouble(&text) {
         return Cause::Index(index);
+    }
+    if let Some(cause) = not_built() {
+        return cause;
     }
     let Some(chain) = chain(&text) else { return Cause::Unknown };
     let rejected = |code, message: String| Cause::Requirements(Rejection::new(code, message));
@@ -51,7 +66,8 @@ pub fn explain(lines: &[String]) -> Cause {
             ErrorCode::NoMatchingWheel,
             format!(
                 "`{package}` has no wheel for this Python; packages are installed from wheels only, since building one \
-                 would run its code: choose another version of it, or of Python.{found}"
+                 would run its code: choose another version of it, or of Python; operators can allow it with \
+                 builder.source_packages.{found}"
             ),
         );
     }
@@ -73,6 +89,18 @@ pub fn explain(lines: &[String]) -> Cause {
         ErrorCode::DependencyConflict,
         format!("the requirements contradict each other. {chain}"),
     )
+}
+
+/// A package that operators allow to be built from its source.
+fn not_built(package: &str, text: &str) -> Rejection {
+    const NO_PROCESS: [&str; 2] = ["Resource temporarily unavailable", "can't start new thread"];
+    let why = if NO_PROCESS.iter().any(|words| text.contains(words)) {
+        "it needs more processes than builder.max_processes allows"
+    } else {
+        "the log says more"
+    };
+    let message = format!("`{package}` could not be built from its source: {why}");
+    Rejection::new(ErrorCode::BuildFailed, message)
 }
 
 /// One text without the frames and marks that some versions draw.
@@ -135,7 +163,7 @@ fn word_before(text: &str, words: &str) -> Option<String> {
     (!word.is_empty()).then(|| word.to_owned())
 }
 
-fn between(text: &str, start: &str, end: &str) -> Option<String> {
+pub fn between(text: &str, start: &str, end: &str) -> Option<String> {
     let rest = &text[text.find(start)? + start.len()..];
     rest.find(end).map(|at| rest[..at].to_owned())
 }
@@ -218,6 +246,19 @@ mod tests {
             let Cause::Index(message) = cause(text) else { panic!("{text}") };
             assert!(message.contains("index.example"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_package_whose_source_does_not_build_is_named_with_the_reason() {
+        let text = "error: Failed to build `bomb==1.0`\n  cause: The build backend returned an error\n  cause: Call to `backend.build_wheel` failed (exit status: 1)\n\n[stderr]\nBlockingIOError: [Errno 11] Resource temporarily unavailable";
+        let (code, message) = rejected(text);
+        assert_eq!(code, ErrorCode::BuildFailed);
+        assert!(
+            message.contains("`bomb==1.0`") && message.contains("builder.max_processes"),
+            "{message}"
+        );
+        let (_, message) = rejected(&text.replace("BlockingIOError: [Errno 11] Resource", ""));
+        assert!(message.ends_with("the log says more"), "{message}");
     }
 
     #[test]

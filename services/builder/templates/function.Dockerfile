@@ -4,7 +4,7 @@ FROM {{ base }}
 USER root
 {%- if has_requirements %}
 COPY requirements.lock /tmp/requirements.lock
-RUN uv pip install --python /opt/venv/bin/python --only-binary :all: --require-hashes --no-deps \
+RUN uv pip install --python /opt/venv/bin/python --only-binary :all:{% for package in from_source %} --no-binary {{ package }}{% endfor %} --require-hashes --no-deps \
     --no-cache -r /tmp/requirements.lock \
     && { python -I -S -m compileall -q -j 0 -x '/tests?/' /opt/venv/lib >/dev/null 2>&1 || true; } \
     && rm -f /tmp/requirements.lock /opt/venv/.lock

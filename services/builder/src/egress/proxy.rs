@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::watch;
 use url::Url;
 
 use super::allowed::{Allowed, host_and_port};
-use super::tunnel::{Connection, Down, Sent};
+use super::refused::Session;
+use super::tunnel::{Connection, Down, MAX_CONNECTIONS, Opened, Sent};
 use super::upstream::{ProxyHeader, Upstream};
 use crate::metric_definitions;
 
 const MAX_HEAD: usize = 32 << 10;
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
-/// How long the index may still talk when a client has said all that it will.
+/// How long the index may be silent when a client has said all that it will.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 const PIECE: usize = 64 << 10;
 
@@ -52,26 +53,39 @@ struct Refusal {
     reason: String,
 }
 
+impl Refusal {
+    async fn tell(self, down: Down) {
+        let body = format!("{}\n", self.reason);
+        let (status, length) = (self.status, body.len());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        if down.send(Bytes::from(answer)).await {
+            down.finish();
+        }
+    }
+}
+
 impl Proxy {
-    pub async fn serve(self: Arc<Self>, connection: Connection) {
-        let Connection { mut up, down } = connection;
-        match self.connect(&mut up).await {
+    /// One connection of the session's step, to its end.
+    pub async fn serve(self: Arc<Self>, opened: Opened, session: Arc<Session>) {
+        let Connection { mut up, down } = match opened {
+            Opened::Connection(connection) => connection,
+            Opened::TooMany(down) => {
+                metric_definitions::egress("too_many");
+                session.refuse_connection();
+                let reason = format!("a build may have {MAX_CONNECTIONS} connections at once");
+                return Refusal { status: "503 Service Unavailable", reason }.tell(down).await;
+            }
+        };
+        match self.connect(&mut up, &session).await {
             Ok((first, stream, answer)) => {
                 metric_definitions::egress("allowed");
                 if down.send(answer).await {
-                    pass(first, stream, &mut up, down).await;
+                    pass(first, stream.into_split(), &mut up, down, LAST_WORDS).await;
                 }
             }
-            Err(Refusal { status, reason }) => {
-                let body = format!("{reason}\n");
-                let length = body.len();
-                let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-                );
-                if down.send(Bytes::from(head)).await {
-                    down.finish();
-                }
-            }
+            Err(refusal) => refusal.tell(down).await,
         }
     }
 
@@ -79,6 +93,7 @@ impl Proxy {
     async fn connect(
         &self,
         up: &mut tokio::sync::mpsc::Receiver<Sent>,
+        session: &Session,
     ) -> Result<(Bytes, TcpStream, Bytes), Refusal> {
         let read = tokio::time::timeout(HEAD_WITHIN, read_head(up));
         let (head, rest) = read.await.ok().flatten().ok_or_else(|| Refusal {
@@ -92,6 +107,7 @@ impl Proxy {
         let Asked { host, port, plain } = asked;
         if !self.allowed.permits(&host, port) {
             metric_definitions::egress("refused");
+            session.refuse_host(&host, port);
             tracing::warn!(
                 host,
                 port,
@@ -213,28 +229,37 @@ fn is_of_a_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Until the far end has said all, or either breaks.
+/// Until the far end has said all, or either breaks. A client that has said all may listen for as long as the far end
+/// goes on talking.
 async fn pass(
     first: Bytes,
-    stream: TcpStream,
+    (mut read, mut write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     up: &mut tokio::sync::mpsc::Receiver<Sent>,
     down: Down,
+    last_words: Duration,
 ) {
-    let (mut read, mut write) = stream.into_split();
+    let (has_said_all, mut said_all) = watch::channel(false);
     let outward = async {
-        if write.write_all(&first).await.is_err() {
-            return;
-        }
-        if pass_out(up, &mut write).await {
+        if write.write_all(&first).await.is_ok() && pass_out(up, &mut write).await {
             let _ = write.shutdown().await;
-            tokio::time::sleep(LAST_WORDS).await;
+            has_said_all.send_replace(true);
+            std::future::pending().await
         }
     };
     let inward = async {
         let mut buffer = BytesMut::new();
         loop {
             buffer.reserve(PIECE);
-            match read.read_buf(&mut buffer).await {
+            let silence = async {
+                let _ = said_all.wait_for(|said_all| *said_all).await;
+                tokio::time::sleep(last_words).await;
+            };
+            let count = tokio::select! {
+                biased;
+                count = read.read_buf(&mut buffer) => count,
+                () = silence => return false,
+            };
+            match count {
                 Ok(0) => return true,
                 Ok(_) => {
                     if !down.send(buffer.split().freeze()).await {
@@ -255,7 +280,10 @@ async fn pass(
 }
 
 /// True: the client has sent all; false: one of the two is broken.
-async fn pass_out(up: &mut tokio::sync::mpsc::Receiver<Sent>, write: &mut OwnedWriteHalf) -> bool {
+async fn pass_out(
+    up: &mut tokio::sync::mpsc::Receiver<Sent>,
+    write: &mut (impl AsyncWrite + Unpin),
+) -> bool {
     loop {
         match up.recv().await {
             Some(Sent::Data(data)) => {
@@ -319,5 +347,49 @@ mod tests {
         let on = plain.rewritten(Some(ProxyHeader("Proxy-Authorization: Basic eA==\r\n".into())));
         assert!(on.starts_with("GET http://index:3141/simple/six/?a=b HTTP/1.1\r\n"), "{on}");
         assert!(on.contains("Proxy-Authorization: Basic eA==\r\n"), "{on}");
+    }
+
+    /// A far end that goes on talking, a piece every `pause`, to a client that has said all.
+    async fn download(pieces: usize, pause: Duration, last_words: Duration) -> (usize, bool) {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let (connection, mut frames) = crate::egress::tunnel::connection_of_a_test();
+        let Connection { mut up, down } = connection;
+        let (mut heard, mut talk) = tokio::io::split(far);
+        let far_end = async {
+            let mut asked = Vec::new();
+            heard.read_to_end(&mut asked).await.unwrap();
+            for _ in 0..pieces {
+                tokio::time::sleep(pause).await;
+                if talk.write_all(b"piece").await.is_err() {
+                    return;
+                }
+            }
+            talk.shutdown().await.unwrap();
+        };
+        let passed = async {
+            let first = Bytes::from_static(b"GET");
+            pass(first, tokio::io::split(near), &mut up, down, last_words).await;
+        };
+        tokio::select! {
+            ((), ()) = futures::future::join(passed, far_end) => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it does not end"),
+        }
+        let (mut bytes, mut is_whole) = (0, false);
+        while let Ok(frame) = frames.try_recv() {
+            match frame[0] {
+                b'd' => bytes += frame.len() - 9,
+                kind => is_whole = kind == b'e',
+            }
+        }
+        (bytes, is_whole)
+    }
+
+    #[tokio::test]
+    async fn a_download_goes_on_for_as_long_as_the_index_talks_though_the_client_has_said_all() {
+        // Four times as long, all in all, as it may be silent.
+        let (pause, last_words) = (Duration::from_millis(200), Duration::from_secs(1));
+        assert_eq!(download(20, pause, last_words).await, (100, true));
+        let (bytes, is_whole) = download(2, last_words * 3, last_words).await;
+        assert!(bytes < 10 && !is_whole, "{bytes}");
     }
 }

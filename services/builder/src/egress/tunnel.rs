@@ -21,8 +21,8 @@ const MAX_DATA: usize = 64 << 10;
 const HEAD_BYTES: usize = 9;
 /// Pieces that wait to be sent on.
 const MAX_WAITING: usize = 64;
-/// uv opens some fifty at once.
-const MAX_CONNECTIONS: usize = 256;
+/// Of the one step that a relay serves. uv opens some fifty at once.
+pub const MAX_CONNECTIONS: usize = 128;
 /// A container with Python is up in a fraction of it.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -47,6 +47,14 @@ pub struct Connection {
     /// Ends without [`Sent::End`] when it is broken.
     pub up: mpsc::Receiver<Sent>,
     pub down: Down,
+}
+
+/// What becomes of a client that comes.
+#[derive(Debug)]
+pub enum Opened {
+    Connection(Connection),
+    /// It is one more than there may be at once: it can be told so, and is not listened to.
+    TooMany(Down),
 }
 
 /// The way to the client.
@@ -110,7 +118,7 @@ impl Tunnel {
     /// Hands every connection to `accept`, until the relay ends. Why it did.
     pub async fn serve<F: Future<Output = ()> + Send + 'static>(
         mut self,
-        accept: impl Fn(Connection) -> F,
+        accept: impl Fn(Opened) -> F,
     ) -> String {
         let (frames, mut waiting) = mpsc::unbounded_channel::<Bytes>();
         let mut input = std::mem::replace(&mut self.input, Box::pin(tokio::io::sink()));
@@ -130,16 +138,22 @@ impl Tunnel {
                     Err(end) => return end,
                 };
                 match kind {
-                    OPENED if open.len() < MAX_CONNECTIONS => {
-                        let (sender, up) = mpsc::channel(MAX_WAITING);
-                        let window = Arc::new(Semaphore::new(WINDOW));
-                        open.insert(number, (sender, Arc::clone(&window)));
-                        let frames = frames.clone();
-                        let down = Down { number, frames, window, is_finished: false };
-                        tokio::spawn(accept(Connection { up, down }));
-                    }
                     OPENED => {
-                        let _ = frames.send(frame(ABORT, number, &[]));
+                        let window = Arc::new(Semaphore::new(WINDOW));
+                        let down = Down {
+                            number,
+                            frames: frames.clone(),
+                            window: Arc::clone(&window),
+                            is_finished: false,
+                        };
+                        let opened = if open.len() < MAX_CONNECTIONS {
+                            let (sender, up) = mpsc::channel(MAX_WAITING);
+                            open.insert(number, (sender, window));
+                            Opened::Connection(Connection { up, down })
+                        } else {
+                            Opened::TooMany(down)
+                        };
+                        tokio::spawn(accept(opened));
                     }
                     DATA => {
                         let is_taken = open
@@ -239,6 +253,16 @@ impl Decoder {
     }
 }
 
+/// A connection whose client has said all, and the frames that go to it.
+#[cfg(test)]
+pub fn connection_of_a_test() -> (Connection, mpsc::UnboundedReceiver<Bytes>) {
+    let (frames, sent) = mpsc::unbounded_channel();
+    let (sender, up) = mpsc::channel(1);
+    let _ = sender.try_send(Sent::End);
+    let window = Arc::new(Semaphore::new(WINDOW));
+    (Connection { up, down: Down { number: 1, frames, window, is_finished: false } }, sent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,8 +307,10 @@ mod tests {
         use tokio::io::AsyncReadExt as _;
         let (tunnel, relay, mut far_end) = tunnel().await;
         let (connections, mut accepted) = mpsc::unbounded_channel();
-        tokio::spawn(tunnel.serve(move |connection| {
-            let _ = connections.send(connection);
+        tokio::spawn(tunnel.serve(move |opened| {
+            if let Opened::Connection(connection) = opened {
+                let _ = connections.send(connection);
+            }
             std::future::ready(())
         }));
         relay.send(frame(OPENED, 1, &[])).unwrap();
@@ -308,5 +334,37 @@ mod tests {
         relay.send(frame(ABORT, 1, &[])).unwrap();
         assert_eq!(up.recv().await, None);
         assert!(!down.send(whole.clone()).await || !down.send(whole).await);
+    }
+
+    #[tokio::test]
+    async fn one_connection_more_than_there_may_be_is_told_so_and_one_less_makes_room() {
+        use tokio::io::AsyncReadExt as _;
+        let (tunnel, relay, mut far_end) = tunnel().await;
+        let (sender, mut opened) = mpsc::unbounded_channel();
+        tokio::spawn(tunnel.serve(move |opened| {
+            let _ = sender.send(opened);
+            std::future::ready(())
+        }));
+        let last = MAX_CONNECTIONS as u32;
+        let mut held = Vec::new();
+        for number in 0..last {
+            relay.send(frame(OPENED, number, &[])).unwrap();
+            let Some(Opened::Connection(connection)) = opened.recv().await else {
+                panic!("{number}")
+            };
+            held.push(connection);
+        }
+        relay.send(frame(OPENED, last, &[])).unwrap();
+        let Some(Opened::TooMany(down)) = opened.recv().await else { panic!("it was let in") };
+        assert!(down.send(Bytes::from_static(b"no")).await);
+        down.finish();
+        let mut told = vec![0; 2 * HEAD_BYTES + 2];
+        far_end.read_exact(&mut told).await.unwrap();
+        assert_eq!(told, [frame(DATA, last, b"no"), frame(END, last, &[])].concat());
+
+        held.pop();
+        relay.send(frame(ABORT, last - 1, &[])).unwrap();
+        relay.send(frame(OPENED, last + 1, &[])).unwrap();
+        assert!(matches!(opened.recv().await, Some(Opened::Connection(_))));
     }
 }

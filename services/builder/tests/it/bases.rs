@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mecapy_builder::{BaseBuilder, BaseOptions, BuiltBase, Cell, Error, Options};
 use mecapy_proto::v1::{BaseBuild, BaseDone, BaseRequested, BuildDone, BuildFailed};
 use mecapy_proto::{BuildId, ErrorCode};
-use mecapy_registry::{Destination, ImageRef, ProgressSink, Source, copy_image};
+use mecapy_registry::{Destination, ImageRef, ProgressSink, Registry, Source, copy_image};
 use mecapy_store::{BuildState, bases, builds};
 use mecapy_testkit::unique;
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ use crate::fixture::{
 /// What scripts/images makes of Docker Hub's image, or in its place.
 const PYTHON_IMAGE: &str = "mecapy/python:{python}-slim";
 
-fn with(folder: impl Into<PathBuf>) -> Options {
+pub fn with(folder: impl Into<PathBuf>) -> Options {
     let base = BaseOptions {
         folder: folder.into(),
         python_image: PYTHON_IMAGE.to_owned(),
@@ -51,14 +51,14 @@ pub fn small_slim(mark: &str) -> String {
     format!("ARG PYTHON_IMAGE\nFROM ${{PYTHON_IMAGE}}\nRUN echo {mark} > /mark\n")
 }
 
-const ON_SLIM: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n";
+pub const ON_SLIM: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n";
 
-async fn base_builder(options: Options) -> BaseBuilder {
+pub async fn base_builder(options: Options) -> BaseBuilder {
     let registry = primary().await;
     BaseBuilder::new(options, engine().await, &registry, registry.clone()).unwrap()
 }
 
-async fn make(builder: &BaseBuilder, variant: &str) -> (Result<BuiltBase, Error>, String) {
+pub async fn make(builder: &BaseBuilder, variant: &str) -> (Result<BuiltBase, Error>, String) {
     let (log, _) = log();
     let cell = Cell::new("3.11", variant).unwrap();
     let built = builder.build(&cell, BuildId::new(), &log, &CancellationToken::new()).await;
@@ -88,17 +88,7 @@ async fn the_numpy_base_serves_functions_with_and_without_requirements() {
     let (again, _) = make(&bases, "numpy").await;
     assert_eq!(again.unwrap().digest, built.digest);
 
-    let from = Source {
-        registry: registry.clone(),
-        repository: built.image.repository.clone(),
-        digest: built.digest,
-    };
-    let to = Destination {
-        registry: registry.clone(),
-        repository: "mecapy/base/python".to_owned(),
-        tags: vec!["3.11-numpy".to_owned()],
-    };
-    copy_image(&from, &to, &ProgressSink::none()).await.unwrap();
+    publish(&registry, &built, "3.11-numpy").await;
     let functions = builder(options()).await;
     let code = "import numpy; print(numpy.__version__, numpy.arange(3).sum())\n";
     for (requirements, version) in [("", own), ("numpy==2.2.1", "2.2.1"), ("six==1.17.0", own)] {
@@ -110,6 +100,46 @@ async fn the_numpy_base_serves_functions_with_and_without_requirements() {
         let printed = run(&registry, &function.image, &[]).await;
         assert_eq!(printed, format!("{version} 3"), "{requirements}");
     }
+}
+
+#[tokio::test]
+async fn another_python_that_the_machine_can_make_serves_functions_too() {
+    let (engine, registry) = (engine().await, primary().await);
+    let python = "3.13";
+    let upstream = PYTHON_IMAGE.replace("{python}", python);
+    if engine.image(&upstream).await.unwrap().is_none() {
+        println!("skipped: the image {upstream} is not there: run scripts/images python {python}");
+        return;
+    }
+    let (log, _) = log();
+    let bases = base_builder(with(repository())).await;
+    let cell = Cell::new(python, "slim").unwrap();
+    let built = bases.build(&cell, BuildId::new(), &log, &CancellationToken::new()).await;
+    bases.finish().await;
+    let built = built.unwrap_or_else(|error| panic!("{error:?}\n{}", log.text()));
+    publish(&registry, &built, "3.13-slim").await;
+    let functions = builder(options()).await;
+    let code = "import six, sys; print(*sys.version_info[:2], six.__version__)\n";
+    let mut asked = request(code, "six==1.17.0");
+    asked.python = python.to_owned();
+    let (function, text) = build(&functions, &asked).await;
+    let function = function.unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+    assert_eq!(run(&registry, &function.image, &[]).await, "3 13 1.17.0");
+}
+
+/// As the publisher does.
+async fn publish(registry: &Registry, built: &BuiltBase, tag: &str) {
+    let from = Source {
+        registry: registry.clone(),
+        repository: built.image.repository.clone(),
+        digest: built.digest,
+    };
+    let to = Destination {
+        registry: registry.clone(),
+        repository: "mecapy/base/python".to_owned(),
+        tags: vec![tag.to_owned()],
+    };
+    copy_image(&from, &to, &ProgressSink::none()).await.unwrap();
 }
 
 #[tokio::test]

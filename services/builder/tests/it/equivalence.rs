@@ -84,6 +84,8 @@ async fn built_by_the_engine(registry: &Registry, built: &Built) -> String {
         files,
         tag: tag.clone(),
         registries: login.into_iter().collect(),
+        // Another test takes away what it finds in the cache.
+        no_cache: true,
         ..BuildRequest::default()
     };
     let built = engine().await.build(request, &LogSink::discard(), &CancellationToken::new()).await;

@@ -110,6 +110,24 @@ impl Chain {
         }
     }
 
+    /// Versions 1 and 2, as the gateway leaves them: the rows are there before the first event is.
+    async fn queued(&self, codes: [&str; 2]) -> [BuildRequested; 2] {
+        let requests = codes.map(|code| self.request(code, ""));
+        for (version, (request, code)) in (1..).zip(requests.iter().zip(codes)) {
+            let new = functions::NewVersion {
+                python_version: "3.11".to_owned(),
+                base_variant: "slim".to_owned(),
+                requirements: String::new(),
+                inputs_sha256: mecapy_proto::inputs_sha256(code.as_bytes(), "", "3.11", "slim"),
+            };
+            let mut conn = self.pool.acquire().await.unwrap();
+            functions::add_version(&mut conn, self.function, version, &new).await.unwrap();
+            let id = request.build_id.parse().unwrap();
+            builds::create(&mut conn, id, self.function, version).await.unwrap();
+        }
+        requests
+    }
+
     /// As a producer that knows nothing of our headers, in JSON.
     pub async fn publish<E: Event>(&self, event: &E) {
         let jetstream = async_nats::jetstream::new(self.client.clone());
@@ -234,22 +252,7 @@ async fn a_request_that_comes_several_times_at_once_makes_one_version() {
 async fn a_version_that_nobody_has_begun_gives_way_to_a_newer_one_if_that_is_wanted() {
     for (supersede_queued, code) in [(true, Some("build-cancelled")), (false, None)] {
         let chain = Chain::start_with(Options { supersede_queued, ..options() }).await;
-        // As the gateway does: the rows are there before the first event is.
-        let [older, newer] = ["print(1)\n", "print(2)\n"].map(|code| chain.request(code, ""));
-        for (version, request) in [(1, &older), (2, &newer)] {
-            let Some(Source::Code(code)) = &request.source else { unreachable!() };
-            let inputs_sha256 = mecapy_proto::inputs_sha256(code.as_bytes(), "", "3.11", "slim");
-            let new = functions::NewVersion {
-                python_version: "3.11".to_owned(),
-                base_variant: "slim".to_owned(),
-                requirements: String::new(),
-                inputs_sha256,
-            };
-            let mut conn = chain.pool.acquire().await.unwrap();
-            functions::add_version(&mut conn, chain.function, version, &new).await.unwrap();
-            let id = request.build_id.parse().unwrap();
-            builds::create(&mut conn, id, chain.function, version).await.unwrap();
-        }
+        let [older, newer] = chain.queued(["print(1)\n", "print(2)\n"]).await;
         chain.publish(&older).await;
         match code {
             Some(code) => {
@@ -262,6 +265,36 @@ async fn a_version_that_nobody_has_begun_gives_way_to_a_newer_one_if_that_is_wan
         chain.publish(&newer).await;
         assert_eq!(chain.event::<BuildDone>(&newer.build_id).await.version, 2);
     }
+}
+
+#[tokio::test]
+async fn a_version_that_gave_way_stays_ended_when_the_newer_one_is_refused_and_can_be_asked_for_again()
+ {
+    let chain = Chain::start().await;
+    let [older, refused] = chain.queued(["print(1)\n", "import os\n"]).await;
+    let code = |failed: BuildFailed| failed.failure.unwrap().code;
+    chain.publish(&older).await;
+    assert_eq!(code(chain.event(&older.build_id).await), "build-cancelled");
+    chain.publish(&refused).await;
+    assert_eq!(code(chain.event(&refused.build_id).await), "forbidden-import");
+    // States move forward only: not even another delivery begins it again.
+    chain.publish(&older).await;
+    chain.nothing_is_left_to_do().await;
+    assert_eq!(chain.state(&older.build_id).await, Some(BuildState::Failed));
+    assert_eq!(chain.events::<BuildFailed>(&older.build_id).await.len(), 1);
+    let again = chain.request("print(1)\n", "");
+    chain.publish(&again).await;
+    assert_eq!(chain.event::<BuildDone>(&again.build_id).await.version, 3);
+}
+
+#[tokio::test]
+async fn a_version_does_not_give_way_to_a_newer_one_that_was_refused_already() {
+    let chain = Chain::start().await;
+    let [older, refused] = chain.queued(["print(1)\n", "import os\n"]).await;
+    chain.publish(&refused).await;
+    chain.event::<BuildFailed>(&refused.build_id).await;
+    chain.publish(&older).await;
+    assert_eq!(chain.event::<BuildDone>(&older.build_id).await.version, 1);
 }
 
 #[tokio::test]

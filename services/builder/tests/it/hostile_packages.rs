@@ -32,9 +32,17 @@ impl File {
         let said = Digest::of(&content);
         Self { name, content, said }
     }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn said(&self) -> Digest {
+        self.said
+    }
 }
 
-fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+pub fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, text) in files {
         zip.start_file(*name, SimpleFileOptions::default()).unwrap();
@@ -145,7 +153,9 @@ async fn a_source_distribution_is_refused_by_name_and_its_setup_never_runs() {
     let (built, text) = build(&builder, &request(HELLO, "onlysource\n")).await;
     let Err(Error::Rejected(rejection)) = built else { panic!("{built:?}\n{text}") };
     assert_eq!(rejection.code, ErrorCode::NoMatchingWheel, "{text}");
-    assert!(rejection.message.contains("onlysource"), "{}", rejection.message);
+    for words in ["onlysource", "builder.source_packages"] {
+        assert!(rejection.message.contains(words), "{}", rejection.message);
+    }
     assert!(!text.contains("RAN"), "{text}");
 }
 

@@ -8,6 +8,8 @@
     reason = "a test that can't go on should say where, and one that is skipped should say so"
 )]
 
+mod allow_list;
+mod base_races;
 mod bases;
 mod builds;
 mod cpython;
@@ -19,5 +21,7 @@ mod hostile;
 mod hostile_packages;
 mod memory;
 mod network;
+mod pip;
 mod refusals;
 mod replicas;
+mod sources;
