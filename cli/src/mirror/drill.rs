@@ -136,10 +136,12 @@ async fn smoke_test(engine: &Engine, image: &str) -> Result<(), String> {
         limits: Limits { timeout: SMOKE_LIMIT, ..Limits::default() },
         ..RunRequest::default()
     };
-    let outcome = engine
+    let (outcome, spent) = engine
         .run(request, &CancellationToken::new())
         .await
         .map_err(|error| format!("smoke test: {}", mecapy_service::chain(&error)))?;
+    // Its image is removed next.
+    spent.remove().await;
     if outcome.end == End::Exited(0) {
         return Ok(());
     }
