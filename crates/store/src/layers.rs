@@ -23,6 +23,8 @@ pub async fn get(
     .await?)
 }
 
+/// Its commit doesn't wait for the disk: the commit of the scan, which comes after it, writes the log up to itself, and
+/// what is lost without that is read again.
 pub async fn put(
     pool: &PgPool,
     digest: &str,
@@ -30,7 +32,9 @@ pub async fn put(
     contents: &Value,
 ) -> Result<(), Error> {
     sqlx::query(
-        "insert into layer_indexes (layer_digest, analyser_version, contents) values ($1, $2, $3) on conflict do nothing",
+        "insert into layer_indexes (layer_digest, analyser_version, contents)
+         select $1, $2, $3 from set_config('synchronous_commit', 'off', true)
+         on conflict do nothing",
     )
     .bind(digest)
     .bind(analyser_version)

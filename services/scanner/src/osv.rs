@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mecapy_advisories::Info;
-use mecapy_registry::{Content, Descriptor};
+use mecapy_registry::{Content, Descriptor, Digest};
 
+use crate::cache::Read;
 use crate::engine::{DatabaseInfo, Engine, EngineInfo, Scan, Target};
 use crate::image::{self, Layer};
 use crate::layer::{LayerIndex, Limits, index_stream};
@@ -20,6 +21,9 @@ pub const NAME: &str = "osv";
 const LAYERS_AT_ONCE: usize = 2;
 /// Docker's own limit is 127.
 const MAX_LAYERS: usize = 256;
+/// Bytes of a top layer that is read while the store is asked for it. A function's is its code: new each time, and
+/// small.
+const SOONER_READ: u64 = 256 * 1024;
 
 pub struct Osv {
     advisories: Advisories,
@@ -27,6 +31,13 @@ pub struct Osv {
     limits: Limits,
     /// For one image.
     limit: Duration,
+}
+
+/// The layers of an image, the base first.
+struct Layers {
+    layers: Vec<Layer>,
+    /// Those that were not known before.
+    read: Vec<Read>,
 }
 
 impl Osv {
@@ -39,7 +50,7 @@ impl Osv {
         Self { advisories, layers, limits, limit }
     }
 
-    async fn layers(&self, target: Target<'_>) -> Result<Vec<Layer>, Error> {
+    async fn layers(&self, target: Target<'_>) -> Result<Layers, Error> {
         let manifest =
             target.registry.manifest(target.repository, &target.digest.to_string()).await?;
         let Content::Image { layers, .. } = manifest.parse()? else {
@@ -52,28 +63,59 @@ impl Osv {
             return Err(Error::TooManyLayers { layers: layers.len(), limit: MAX_LAYERS });
         }
         let digests: Vec<_> = layers.iter().map(|layer| layer.digest).collect();
-        let mut known = self.layers.get(&digests).await?;
+        let mut known = self.layers.remembered(&digests);
+        let unknown: Vec<_> =
+            digests.iter().filter(|digest| !known.contains_key(digest)).copied().collect();
+        let top =
+            layers.last().filter(|top| top.size <= SOONER_READ && !known.contains_key(&top.digest));
+        let reading_top = async {
+            let top = top?;
+            Some((top.digest, self.read(target, top).await))
+        };
+        let (stored, mut top) = futures::join!(self.layers.stored(&unknown), reading_top);
+        known.extend(stored?);
         let mut seen = HashSet::new();
         let missing: Vec<&Descriptor> = layers
             .iter()
             .filter(|layer| !known.contains_key(&layer.digest) && seen.insert(layer.digest))
             .collect();
-        let reads: Vec<_> = missing.into_iter().map(|layer| self.layer(target, layer)).collect();
-        let read: Vec<Layer> =
+        let reads: Vec<_> = missing
+            .into_iter()
+            .map(|layer| {
+                let here = top.take_if(|(digest, _)| *digest == layer.digest);
+                self.layer(target, layer, here.map(|(_, index)| index))
+            })
+            .collect();
+        let read: Vec<(Digest, Read)> =
             stream::iter(reads).buffer_unordered(LAYERS_AT_ONCE).try_collect().await?;
-        known.extend(read.into_iter().map(|layer| (layer.digest, layer.index)));
+        known.extend(read.iter().map(|(digest, read)| (*digest, Arc::clone(&read.index))));
         let index = |digest| match known.get(&digest) {
             Some(index) => Ok(Layer { digest, index: Arc::clone(index) }),
             None => Err(Error::NotRead { digest }),
         };
-        digests.into_iter().map(index).collect()
+        Ok(Layers {
+            layers: digests.into_iter().map(index).collect::<Result<_, _>>()?,
+            read: read.into_iter().map(|(_, read)| read).collect(),
+        })
     }
 
-    async fn layer(&self, target: Target<'_>, layer: &Descriptor) -> Result<Layer, Error> {
+    /// `here`: what was read of it already.
+    async fn layer(
+        &self,
+        target: Target<'_>,
+        layer: &Descriptor,
+        here: Option<Result<LayerIndex, Error>>,
+    ) -> Result<(Digest, Read), Error> {
         let digest = layer.digest;
-        let index = self.layers.get_or_read(digest, || self.read(target, layer)).await;
-        let index = index.map_err(|source| Error::Layer { digest, source: Box::new(source) })?;
-        Ok(Layer { digest, index })
+        let read = || async move {
+            match here {
+                Some(index) => index,
+                None => self.read(target, layer).await,
+            }
+        };
+        let read = self.layers.get_or_read(digest, read).await;
+        let read = read.map_err(|source| Error::Layer { digest, source: Box::new(source) })?;
+        Ok((digest, read))
     }
 
     async fn read(&self, target: Target<'_>, layer: &Descriptor) -> Result<LayerIndex, Error> {
@@ -92,10 +134,19 @@ impl Engine for Osv {
         let now = Utc::now();
         // The one that the scan begins with, to its end.
         let database = self.advisories.current(now)?;
-        let read = tokio::time::timeout(self.limit, self.layers(target)).await;
-        let layers = read.map_err(|_| Error::TimedOut { limit: self.limit })??;
-        let contents = image::merge(&layers);
-        let found = finding::find(&database, &contents)?;
+        let look = async {
+            let Layers { layers, read } = self.layers(target).await?;
+            let contents = image::merge(&layers);
+            let found = finding::find(&database, &contents)?;
+            // Whoever learns of a scan can count on it that a new database is matched with the image.
+            for read in read {
+                read.kept().await?;
+            }
+            Ok::<_, Error>((layers, contents, found))
+        };
+        let looked = tokio::time::timeout(self.limit, look).await;
+        let (layers, contents, found) =
+            looked.map_err(|_| Error::TimedOut { limit: self.limit })??;
         Ok(Scan {
             image: format!("{}/{}@{}", target.registry.host(), target.repository, target.digest),
             digest: target.digest,

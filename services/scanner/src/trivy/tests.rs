@@ -140,6 +140,21 @@ async fn findings_and_failures_are_told_apart_by_the_exit_code() {
 }
 
 #[tokio::test]
+async fn a_server_is_asked_when_one_is_named() {
+    mecapy_service::install_tls();
+    let folder = tempfile::tempdir().unwrap();
+    let (asked, answer) = (folder.path().join("asked"), folder.path().join("answer"));
+    std::fs::write(&answer, report("")).unwrap();
+    let image = format!("echo \"$@\" >{}; cat {}", asked.display(), answer.display());
+    let mut trivy = trivy(folder.path(), VERSION, &image);
+    trivy.options.server = Some("http://trivy.example:4954".to_owned());
+    scan(&trivy).await.unwrap();
+    let asked = std::fs::read_to_string(asked).unwrap();
+    assert!(asked.contains(" --server=http://trivy.example:4954 "), "{asked}");
+    assert!(asked.contains(" --image-src=remote "), "{asked}");
+}
+
+#[tokio::test]
 async fn one_that_takes_too_long_is_ended() {
     mecapy_service::install_tls();
     let folder = tempfile::tempdir().unwrap();

@@ -12,8 +12,9 @@ use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::{BuildDone, ScanDone, Verdict};
 use mecapy_proto::{BuildId, Event};
 use mecapy_registry::{Digest, ImageRef, Registry};
+use mecapy_scanner::layer::Limits;
 use mecapy_scanner::policy::{Policies, Policy};
-use mecapy_scanner::{LayerCache, Report, Scanner};
+use mecapy_scanner::{Advisories, LayerCache, Osv, Report, Scanner};
 use mecapy_service::{Health, Secret};
 use mecapy_store::builds::{self, Build, Built};
 use mecapy_store::functions::{self, Added, NewVersion};
@@ -311,6 +312,38 @@ async fn an_image_that_cannot_be_scanned_fails_and_never_passes() {
     stage.publish(&event).await;
     let failure = stage.build_in(id, BuildState::Failed).await.failure().unwrap();
     assert_eq!(failure.code, "scan-failed");
+}
+
+#[tokio::test]
+async fn a_scan_that_may_go_better_later_is_tried_again_and_at_last_has_failed() {
+    let stage = Stage::start().await;
+    let (id, event) = stage.built(&[Tarball::new().python("six", "1.16.0").gzip()]).await;
+    let (week, limits) = (chrono::Duration::days(7), Limits::default());
+    let none = Advisories::new(Some("/nowhere/advisories.db".into()), week).unwrap();
+    let scanner = Scanner {
+        engine: Arc::new(Osv::new(none, LayerCache::in_memory(), limits, PATIENCE)),
+        policies: Policies::new(Policy::default()),
+        code_scanning: None,
+        staging: stage.registry.clone(),
+        objects: stage.objects.clone(),
+        pool: stage.pool.clone(),
+    };
+    let handle = async |count| {
+        let delivery = Delivery { message_id: "m".into(), count, hand_back: Default::default() };
+        scanner.handle(event.clone(), &delivery).await
+    };
+    for count in [1, topology::MAX_DELIVERIES - 2] {
+        let later = handle(count).await;
+        assert!(matches!(later, Err(HandlerError::Transient(_))), "{count}: {later:?}");
+        stage.build_in(id, BuildState::Scanning).await;
+    }
+    let ended = handle(topology::MAX_DELIVERIES - 1).await.unwrap();
+    let mut transaction = stage.pool.begin().await.unwrap();
+    ended.apply(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let failure = stage.build_in(id, BuildState::Failed).await.failure().unwrap();
+    assert_eq!(failure.code, "scan-failed");
+    assert!(scans::get(&stage.pool, id).await.unwrap().is_none());
 }
 
 #[tokio::test]

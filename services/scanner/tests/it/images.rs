@@ -1,5 +1,6 @@
 //! Images in a real registry, with PostgreSQL behind the layer cache.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,9 @@ use mecapy_scanner::verdict::{Verdict, decide};
 use mecapy_scanner::{Advisories, Engine as _, Error, LayerCache, Osv, Target};
 use mecapy_service::Secret;
 use mecapy_store::PgPool;
-use mecapy_testkit::{Infra, unique};
+use mecapy_testkit::{Infra, eventually, unique};
 
+use crate::chain::PATIENCE;
 use crate::tarball::Tarball;
 
 pub async fn registry() -> Registry {
@@ -43,10 +45,11 @@ pub async fn push(
     family: Family,
     layers: &[Vec<u8>],
 ) -> Digest {
-    let config = Bytes::from_static(
-        br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#,
-    );
-    let config = registry.put_blob(repository, config).await.unwrap();
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(&unpacked(layer))).collect();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let config = registry.put_blob(repository, config.to_string().into()).await.unwrap();
     let mut descriptors = Vec::new();
     for layer in layers {
         let stored = registry.put_blob(repository, Bytes::from(layer.clone())).await.unwrap();
@@ -62,6 +65,17 @@ pub async fn push(
     let manifest = Manifest::new(Bytes::from(json.to_string()), family.manifest());
     registry.put_manifest(repository, &manifest.digest.to_string(), &manifest).await.unwrap();
     manifest.digest
+}
+
+/// The layer's tar.
+fn unpacked(layer: &[u8]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    if layer.starts_with(&[0x1f, 0x8b]) {
+        flate2::read::GzDecoder::new(layer).read_to_end(&mut tar).unwrap();
+    } else {
+        tar = zstd::decode_all(layer).unwrap();
+    }
+    tar
 }
 
 #[derive(Clone, Copy)]
@@ -163,6 +177,50 @@ async fn a_layer_is_read_once_for_all_processes_that_share_a_database() {
     let target = Target { digest: second, ..target };
     let after = osv_with(layers, strict).scan(target).await.unwrap();
     assert_eq!(after.contents, before.contents);
+}
+
+#[tokio::test]
+async fn the_code_of_an_image_is_fetched_while_the_store_is_asked_for_it() {
+    let (registry, pool) = (registry().await, database().await);
+    let repository = unique("beside");
+    let code = Tarball::new().file("app/user_function.py", "print(1)\n").gzip();
+    let digest = push(&registry, &repository, Family::Oci, &[base(), code]).await;
+    let osv = osv(LayerCache::new(pool.clone()));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let told = recorder.handle();
+    let _ear = metrics::set_default_local_recorder(&recorder);
+    let mut held = pool.begin().await.unwrap();
+    let lock = "lock table layer_indexes in access exclusive mode";
+    sqlx::query(lock).execute(&mut *held).await.unwrap();
+    let fetched = async {
+        eventually("a layer is fetched", PATIENCE, async || {
+            told.render().contains("operation=\"blob_get\"").then_some(())
+        })
+        .await;
+        held.rollback().await.unwrap();
+    };
+    let target = Target { registry: &registry, repository: &repository, digest };
+    let (scan, ()) = tokio::join!(osv.scan(target), fetched);
+    assert_eq!(scan.unwrap().contents.packages.len(), 3);
+}
+
+#[tokio::test]
+async fn a_layer_that_cannot_be_kept_fails_the_scan_and_is_kept_by_the_next() {
+    let (registry, pool) = (registry().await, database().await);
+    let repository = unique("kept");
+    let digest = push(&registry, &repository, Family::Oci, &[base()]).await;
+    let target = Target { registry: &registry, repository: &repository, digest };
+    let osv = osv(LayerCache::new(pool.clone()));
+    let execute = async |sql: &'static str| {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    };
+    execute("alter table layer_indexes add constraint no_room check (false) not valid").await;
+    let error = osv.scan(target).await.unwrap_err();
+    assert!(matches!(error, Error::Store(_)) && error.is_transient(), "{error}");
+    execute("alter table layer_indexes drop constraint no_room").await;
+    osv.scan(target).await.unwrap();
+    let layers = LayerCache::new(pool.clone());
+    assert_eq!(layers.get(&[Digest::of(&base())]).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
