@@ -138,7 +138,7 @@ impl Publish {
             duration_ms = done.duration_ms,
             "published"
         );
-        let (broom, staged) = (self.staging.clone(), checked.staged.repository.clone());
+        let (broom, staged) = (self.staging.clone(), checked.staged.clone());
         let digest = checked.digest;
         Outcome::commit(move |conn| {
             Box::pin(async move {

@@ -5,7 +5,7 @@
 
 use backon::{ExponentialBuilder, Retryable as _};
 use mecapy_proto::BuildId;
-use mecapy_registry::{Digest, Registry};
+use mecapy_registry::{Digest, ImageRef, Manifest, Registry};
 use mecapy_service::chain;
 use mecapy_store::{PgPool, staging};
 use tokio_util::task::TaskTracker;
@@ -27,9 +27,9 @@ pub struct Broom {
 
 impl Broom {
     /// As [`Broom::sweep`], beside what its caller does next.
-    pub(crate) fn sweep_later(&self, build: BuildId, repository: String, digest: Digest) {
+    pub(crate) fn sweep_later(&self, build: BuildId, staged: ImageRef, digest: Digest) {
         let broom = self.clone();
-        self.sweeping.spawn(async move { broom.sweep(build, repository, digest).await });
+        self.sweeping.spawn(async move { broom.sweep(build, &staged, digest).await });
     }
 
     /// Until nothing is half done.
@@ -39,13 +39,13 @@ impl Broom {
     }
 
     /// Removes the reference of a build's image, unless another build needs it or may come to.
-    pub async fn sweep(&self, build: BuildId, repository: String, digest: Digest) {
-        let outcome = match self.remove(build, &repository, digest).await {
+    pub async fn sweep(&self, build: BuildId, staged: &ImageRef, digest: Digest) {
+        let outcome = match self.remove(build, staged, digest).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::info!(
                     build.id = %build,
-                    repository,
+                    repository = staged.repository,
                     error = chain(&error),
                     "an image stays in staging until it is swept"
                 );
@@ -58,9 +58,10 @@ impl Broom {
     async fn remove(
         &self,
         build: BuildId,
-        repository: &str,
+        staged: &ImageRef,
         digest: Digest,
     ) -> Result<&'static str, Trouble> {
+        let repository = staged.repository.as_str();
         if !repository.starts_with(STAGING) || repository == DEPENDENCIES {
             return Ok("kept");
         }
@@ -80,7 +81,7 @@ impl Broom {
         if matches!(is_wanted, Ok(false)) {
             return Ok("removed");
         }
-        let put = || self.staging.put_manifest(repository, &reference, &manifest);
+        let put = || self.put_back(staged, &manifest);
         if let Err(error) = put.retry(ExponentialBuilder::default().with_jitter()).await {
             tracing::error!(
                 build.id = %build,
@@ -93,5 +94,21 @@ impl Broom {
         }
         is_wanted?;
         Ok("kept")
+    }
+
+    /// Under its tag: what has none is in no listing, so that no sweep would ever find it. A tag that leads to another
+    /// image by now is that one's.
+    async fn put_back(
+        &self,
+        staged: &ImageRef,
+        manifest: &Manifest,
+    ) -> Result<(), mecapy_registry::Error> {
+        let repository = staged.repository.as_str();
+        let digest = manifest.digest.to_string();
+        let reference = match &staged.tag {
+            Some(tag) if self.staging.resolve(repository, tag).await?.is_none() => tag,
+            _ => &digest,
+        };
+        self.staging.put_manifest(repository, reference, manifest).await
     }
 }

@@ -6,7 +6,7 @@ use mecapy_bus::{Bus, topology};
 use mecapy_proto::BuildId;
 use mecapy_proto::v1::ScanDone;
 use mecapy_publisher::Config;
-use mecapy_registry::{Digest, Verifier};
+use mecapy_registry::{Digest, ImageRef, Verifier};
 use mecapy_service::{Context, Health, Secret};
 use mecapy_store::{BuildState, builds};
 use mecapy_testkit::{Infra, eventually, unique};
@@ -18,7 +18,8 @@ use crate::away::Gate;
 async fn sweep(world: &World, event: &ScanDone, repository: &str) {
     let digest = event.digest.parse().unwrap();
     let broom = &world.publish.staging;
-    broom.sweep(event.build_id.parse().unwrap(), repository.to_owned(), digest).await;
+    let staged = ImageRef::new(&world.server.host, repository).with_tag(&event.tag);
+    broom.sweep(event.build_id.parse().unwrap(), &staged, digest).await;
 }
 
 async fn is_staged(world: &World, event: &ScanDone) -> bool {
@@ -67,6 +68,37 @@ async fn an_image_that_another_build_has_or_may_come_to_have_stays() {
     builds::fail(&mut conn, begun, &failure, None).await.unwrap();
     sweep(&world, &event, &world.staging()).await;
     assert!(!is_staged(&world, &event).await);
+}
+
+#[tokio::test]
+async fn what_a_build_that_began_meanwhile_needs_is_put_back_where_sweeps_find_it() {
+    for tag_is_taken in [false, true] {
+        let mut world = World::new().await;
+        let event = world.scanned(1).await;
+        world.record(&event, true).await;
+        world.handle(&event).await.unwrap();
+        let (registry, staging) = (world.registry.clone(), world.staging());
+        let manifest = registry.manifest(&staging, &event.digest).await.unwrap();
+        registry.put_manifest(&staging, &event.tag, &manifest).await.unwrap();
+        let other = world.staged(&staging, &unique("other")).await;
+        let gate = Gate::start(&world.server).await;
+        world.publish.staging.staging = gate.registry();
+        let begun = async {
+            // It has seen that nobody needs the image, and is about to remove it.
+            gate.is_reached().await;
+            let mut conn = world.pool.acquire().await.unwrap();
+            builds::create(&mut conn, BuildId::new(), world.function, 1).await.unwrap();
+            if tag_is_taken {
+                registry.put_manifest(&staging, &event.tag, &other).await.unwrap();
+            }
+            gate.open();
+        };
+        tokio::join!(sweep(&world, &event, &staging), begun);
+        assert!(is_staged(&world, &event).await);
+        let expected = if tag_is_taken { other.digest } else { manifest.digest };
+        let lead = registry.resolve(&staging, &event.tag).await.unwrap();
+        assert_eq!(lead.map(|lead| lead.digest), Some(expected), "{tag_is_taken}");
+    }
 }
 
 #[tokio::test]
