@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mecapy_store::PgPool;
+use mecapy_store::mirror_progress::{self, OnTheWay};
 use mecapy_store::mirror_runs::{self, Totals};
 use tokio::time::Instant;
 
@@ -24,10 +25,10 @@ pub async fn until_ended(pool: &PgPool, id: &str, session: &Session) -> anyhow::
     progress.stage("waiting for a mirror");
     loop {
         match look(pool, id).await {
-            Ok(Some((true, _))) => return Ok(()),
-            Ok(Some((false, totals))) => {
+            Ok(Some((true, ..))) => return Ok(()),
+            Ok(Some((false, totals, on_the_way))) => {
                 heard = Instant::now();
-                progress.stage(&stage(totals));
+                progress.stage(&stage(totals, on_the_way));
             }
             Ok(None) => {
                 heard = Instant::now();
@@ -43,19 +44,29 @@ pub async fn until_ended(pool: &PgPool, id: &str, session: &Session) -> anyhow::
     }
 }
 
-async fn look(pool: &PgPool, id: &str) -> Result<Option<(bool, Totals)>, mecapy_store::Error> {
+async fn look(
+    pool: &PgPool,
+    id: &str,
+) -> Result<Option<(bool, Totals, OnTheWay)>, mecapy_store::Error> {
     let Some(run) = mirror_runs::get(pool, id).await? else { return Ok(None) };
-    Ok(Some((run.has_ended(), mirror_runs::totals(pool, id).await?)))
+    let (totals, on_the_way) =
+        futures::try_join!(mirror_runs::totals(pool, id), mirror_progress::of_run(pool, id))?;
+    Ok(Some((run.has_ended(), totals, on_the_way)))
 }
 
 /// In steps of a twentieth, so that a log has twenty lines of it and not a thousand.
-fn stage(totals: Totals) -> String {
+fn stage(totals: Totals, on_the_way: OnTheWay) -> String {
     let Totals { images, open, failed, not_found, bytes_sent, .. } = totals;
     let percent = (images - open) * 20 / images.max(1) * 5;
     let bar: String = (0..20).map(|step| if step * 5 < percent { '━' } else { '─' }).collect();
     let mut text = format!("{bar} {percent}% of {images} images");
     if percent > 0 {
         text.push_str(&format!(", {} sent", size(bytes_sent)));
+    }
+    let OnTheWay { bytes_moved, bytes_to_move } = on_the_way;
+    if bytes_to_move > 0 {
+        let percent = bytes_moved.min(bytes_to_move) * 20 / bytes_to_move * 5;
+        text.push_str(&format!(", {percent}% of {} on the way", size(bytes_to_move)));
     }
     if failed + not_found > 0 {
         text.push_str(&format!(", {} not mirrored", failed + not_found));
@@ -69,10 +80,14 @@ mod tests {
 
     #[test]
     fn the_stage_moves_with_the_images() {
-        let at = |open| stage(Totals { images: 40, open, ..Totals::default() });
+        let totals = |open| Totals { images: 40, open, ..Totals::default() };
+        let at = |open| stage(totals(open), OnTheWay::default());
         assert!(at(40).ends_with(" 0% of 40 images"), "{}", at(40));
         assert!(at(20).contains("━━━━━━━━━━────────── 50% of 40 images"), "{}", at(20));
         assert_eq!(at(20), at(19), "one line for each twentieth");
-        assert!(stage(Totals::default()).contains("0% of 0"));
+        assert!(stage(Totals::default(), OnTheWay::default()).contains("0% of 0"));
+        let moving = OnTheWay { bytes_moved: 1_300, bytes_to_move: 2_000 };
+        let text = stage(totals(40), moving);
+        assert!(text.ends_with(" 0% of 40 images, 65% of 2.0 kB on the way"), "{text}");
     }
 }

@@ -22,6 +22,7 @@ pub mod layers;
 pub mod leases;
 pub mod leftovers;
 pub mod mirror_choice;
+pub mod mirror_progress;
 pub mod mirror_runs;
 pub mod outbox;
 pub mod registry_images;

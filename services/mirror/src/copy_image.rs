@@ -14,6 +14,7 @@ use mecapy_store::mirror_runs::{self, Ended, Image, Recorded, Work};
 use mecapy_store::{PgPool, Turn, mirror_choice};
 
 use crate::choice::{self, BASE_REPOSITORY};
+use crate::progress::Telling;
 use crate::{latest, metric_definitions as metrics, report};
 
 const LATEST: &str = "latest";
@@ -99,7 +100,7 @@ impl CopyImage {
 
     async fn attend(&self, run: &str, work: &Work, digest: Digest) -> Result<Ended, Trouble> {
         let image = &work.image;
-        let report = match self.copy(work, digest).await {
+        let report = match self.copy(run, work, digest).await {
             Ok(report) => report,
             Err(error) => return Err(self.explain(error?, image, digest).await),
         };
@@ -123,6 +124,7 @@ impl CopyImage {
     /// The inner error is the registries'; the outer one the database's.
     async fn copy(
         &self,
+        run: &str,
         work: &Work,
         digest: Digest,
     ) -> Result<CopyReport, Result<Error, Trouble>> {
@@ -150,7 +152,9 @@ impl CopyImage {
             to.mount_from.extend(sibling.await.map_err(of_database)?);
             to.mount_from.push(BASE_REPOSITORY.to_owned());
         }
-        let report = self.copier.copy_seen(&look, &from, &to, &ProgressSink::none()).await;
+        let telling = Telling::of(&self.pool, run, image);
+        let report = self.copier.copy_seen(&look, &from, &to, &telling.sink).await;
+        drop(telling);
         let mut report = report.map_err(Ok)?;
         self.copy_referrers(&from, &mut report).await?;
         for tag in image.tags.iter().filter(|tag| is_base && choice::is_moving(tag)) {

@@ -27,6 +27,7 @@ mod lag;
 mod latest;
 mod metric_definitions;
 mod plan;
+mod progress;
 mod published;
 mod report;
 

@@ -1,11 +1,52 @@
 //! Replicas that die, and registries that are away.
 
+use mecapy_mirror::Config;
 use mecapy_proto::v1::MirrorRequested;
+use mecapy_store::mirror_progress::{self, OnTheWay};
 use mecapy_store::mirror_runs::Outcome;
-use mecapy_testkit::{Infra, Server};
+use mecapy_testkit::{Infra, Server, eventually};
 
 use crate::slow_proxy::SlowProxy;
 use crate::world::{PATIENCE, Replica, World, layer};
+
+/// A configuration whose fallback lets so many bytes through, and then none.
+async fn behind(world: &World, most: u64) -> (SlowProxy, Config) {
+    let server = world.config.registries.fallback.clone().unwrap();
+    let proxy = SlowProxy::start(server.host.clone(), most).await;
+    let mut config = world.config.clone();
+    config.registries.fallback = Some(mecapy_registry::Options {
+        endpoint: Some(format!("http://{}", proxy.address).parse().unwrap()),
+        ..server
+    });
+    (proxy, config)
+}
+
+#[tokio::test]
+async fn how_far_an_image_is_can_be_seen_while_it_is_copied() {
+    let world = World::new().await;
+    let image = world.publish(world.function().await, &[layer(30_000_000)]).await;
+    world.used(&image, 1).await;
+    let (proxy, config) = behind(&world, 2_000_000).await;
+    let slow = Replica::start(config);
+    let run = world.request(MirrorRequested::default()).await;
+    proxy.is_stuck().await;
+    let on_the_way = eventually("the record says how far it is", PATIENCE, async || {
+        let told = mirror_progress::of_run(&world.pool, &run).await.unwrap();
+        (told.bytes_moved > 0).then_some(told)
+    })
+    .await;
+    let all = on_the_way.bytes_to_move;
+    assert!((30_000_000..30_001_000).contains(&all), "{on_the_way:?}");
+    // More than got through: the sockets hold some.
+    assert!(on_the_way.bytes_moved < all, "{on_the_way:?}");
+    slow.die();
+
+    // What is done is not on its way.
+    let _other = world.start();
+    world.ended(&run).await;
+    let after = mirror_progress::of_run(&world.pool, &run).await.unwrap();
+    assert_eq!(after, OnTheWay::default());
+}
 
 #[tokio::test]
 async fn what_a_dead_replica_was_copying_is_taken_over_and_the_run_ends_once() {
@@ -16,13 +57,7 @@ async fn what_a_dead_replica_was_copying_is_taken_over_and_the_run_ends_once() {
         world.used(&image, 1).await;
         images.push(image);
     }
-    let server = world.config.registries.fallback.clone().unwrap();
-    let proxy = SlowProxy::start(server.host.clone(), 1_000_000).await;
-    let mut config = world.config.clone();
-    config.registries.fallback = Some(mecapy_registry::Options {
-        endpoint: Some(format!("http://{}", proxy.address).parse().unwrap()),
-        ..server
-    });
+    let (proxy, config) = behind(&world, 1_000_000).await;
     let mortal = Replica::start(config);
     let run = world.request(MirrorRequested::default()).await;
     proxy.is_stuck().await;
@@ -47,7 +82,7 @@ async fn a_fallback_that_is_away_is_waited_for() {
     infra.stop(Server::Fallback).await;
     let _mirror = world.start();
     let run = world.request(MirrorRequested::default()).await;
-    mecapy_testkit::eventually("the image is tried", PATIENCE, async || {
+    eventually("the image is tried", PATIENCE, async || {
         mecapy_store::mirror_runs::get(&world.pool, &run).await.unwrap()
     })
     .await;
