@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use futures::StreamExt as _;
 use mecapy_bus::topology::{self, Setup};
@@ -15,6 +15,7 @@ use mecapy_service::{Health, Secret};
 use mecapy_testkit::{Infra, Server};
 use tokio_util::sync::CancellationToken;
 
+use crate::direct::direct;
 use crate::report::Report;
 
 const EVENTS: usize = 10_000;
@@ -92,20 +93,6 @@ async fn run(infra: &Infra, replicas: usize) -> Result<Duration> {
         replica.await?;
     }
     Ok(took)
-}
-
-/// The URL of a container itself: Docker's proxy, which listens on loopback for it, takes more of two cores than
-/// what is measured here.
-async fn direct(url: &str, port: u16) -> Result<String> {
-    let published = url.split("127.0.0.1:").nth(1).context("not a published port")?;
-    let published = published.split('/').next().unwrap_or_default();
-    let command = format!(
-        "docker inspect -f '{{{{.NetworkSettings.IPAddress}}}}' $(docker ps -q --filter publish={published})"
-    );
-    let done = tokio::process::Command::new("sh").args(["-c", &command]).output().await?;
-    let address = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-    ensure!(!address.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
-    Ok(url.replace(&format!("127.0.0.1:{published}"), &format!("{address}:{port}")))
 }
 
 /// Events as the builder writes them, in size.

@@ -7,6 +7,7 @@ mod build_world;
 mod bus;
 mod cleanup;
 mod db_open;
+mod direct;
 mod docker_peer;
 mod idle;
 mod memory;

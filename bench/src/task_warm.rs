@@ -1,10 +1,13 @@
 //! A task of a function that ran here before: `task.dispatch` → `task.done`, with S3, PostgreSQL and NATS in the way,
 //! beside `docker run` of the same image. One at a time, in turn.
 
+use std::time::Duration;
+
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 
 use crate::report::{Report, percentile};
-use crate::task_world::{World, code, image};
+use crate::task_world::{Timed, World, code, image};
 
 pub async fn measure() -> Result<Report> {
     of("task-warm", "", "", 100).await
@@ -25,12 +28,14 @@ async fn of(name: &'static str, imports: &str, requirements: &str, runs: usize) 
         world.peer.run(image).await?;
     }
     let parked = world.parked().await?;
-    let (mut our_times, mut docker_times) = (Vec::new(), Vec::new());
+    let (mut ours, mut docker_times) = (Vec::new(), Vec::new());
     for _ in 0..runs {
-        our_times.push(world.run(&function).await?);
+        ours.push(world.run_timed(&function).await?);
         docker_times.push(world.peer.run(image).await?);
     }
+    let our_times: Vec<Duration> = ours.iter().map(|timed| timed.took).collect();
     let mut report = Report::new(name, runs);
+    parts(&mut report, &ours);
     report.durations("ours", &our_times);
     report.measure("ours_p99_ms", percentile(&our_times, 99).as_secs_f64() * 1000.0);
     report.measure("ours_parked_share", (world.parked().await? - parked) / runs as f64);
@@ -39,4 +44,37 @@ async fn of(name: &'static str, imports: &str, requirements: &str, runs: usize) 
         percentile(&our_times, 50).as_secs_f64() / percentile(&docker_times, 50).as_secs_f64();
     report.measure("ratio_docker", ratio);
     Ok(report)
+}
+
+/// Where the time goes: the median of each part.
+fn parts(report: &mut Report, ours: &[Timed]) {
+    let parts: [(&str, fn(&Timed) -> Option<Duration>); 6] = [
+        // Producer → NATS → worker → PostgreSQL.
+        ("to_row", |t| between(t.sent_at, t.task.created_at)),
+        // The row's answer, the code, a container that waits.
+        ("to_claim", |t| between(t.task.created_at, t.task.started_at?)),
+        // The function in its container, beside the claim, and what it leaves on S3.
+        ("to_kept", |t| between(t.task.started_at?, t.task.ended_at?)),
+        // In whole milliseconds, as the task tells.
+        ("function", |t| told(t, "runMs")),
+        ("s3", |t| told(t, "storeMs")),
+        // The transaction → NATS → who waits.
+        ("to_done", |t| between(t.task.ended_at?, t.done_at)),
+    ];
+    for (name, part) in parts {
+        let times: Vec<Duration> = ours.iter().filter_map(part).collect();
+        let median = percentile(&times, 50).as_secs_f64() * 1000.0;
+        report.measure(&format!("ours_part_{name}_p50_ms"), median);
+    }
+}
+
+fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Duration> {
+    (to - from).to_std().ok()
+}
+
+/// Zero is left out of what a task tells.
+fn told(timed: &Timed, name: &str) -> Option<Duration> {
+    let timings = timed.task.timings.as_ref()?;
+    let millis = timings.get(name).and_then(|millis| millis.as_str()).unwrap_or("0");
+    millis.parse().ok().map(Duration::from_millis)
 }

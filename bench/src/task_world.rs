@@ -4,37 +4,64 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream;
+use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
-use mecapy_bus::Live;
+use mecapy_bus::{Bus, Live};
 use mecapy_e2e::System;
 use mecapy_proto::v1::{TaskDispatch, task_dispatch::Inputs};
 use mecapy_proto::{Event as _, TaskId};
+use mecapy_service::Secret;
+use mecapy_store::tasks::Task;
 use mecapy_testkit::Infra;
 use serde_json::Value;
 
+use crate::direct::direct;
 use crate::task_peer::{INPUTS, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// One task, timed.
+pub struct Timed {
+    pub took: Duration,
+    pub sent_at: DateTime<Utc>,
+    pub done_at: DateTime<Utc>,
+    pub task: Task,
+}
+
 pub struct World {
     pub system: System,
+    bus: Bus,
     producer: jetstream::Context,
     pub peer: Peer,
 }
 
 impl World {
+    /// Its services reach NATS, PostgreSQL and S3 without Docker's proxy.
     pub async fn start() -> Result<Self> {
         let infra = Infra::shared().await;
         let peer = Peer::new(&infra.primary()).await?;
         let pool = peer.folder().join("pool");
         let more = format!("[worker.pool]\ndirectory = {pool:?}\n");
-        let system = System::start_with(infra, &more).await?;
-        let client = async_nats::ConnectOptions::with_user_and_password(
-            system.nats.user.clone(),
-            system.nats.password.clone(),
-        )
-        .connect(&system.nats.url)
-        .await?;
-        Ok(Self { system, producer: jetstream::new(client), peer })
+        let mut system = System::set_up(infra, &more).await?;
+        let nats = direct(&system.nats.url, 4222).await?;
+        system.environment = [
+            ("MECAPY_NATS__URL", nats.clone()),
+            ("MECAPY_POSTGRES__URL", direct(&system.postgres, 5432).await?),
+            ("MECAPY_S3__ENDPOINT", direct(&system.s3.endpoint, 9000).await?),
+        ]
+        .into();
+        system.start_all().await?;
+        let (user, password) = (system.nats.user.clone(), system.nats.password.clone());
+        let options = mecapy_bus::Options {
+            url: nats.clone(),
+            user: Some(user.clone()),
+            password: Some(Secret::new(password.clone())),
+        };
+        let bus = Bus::connect_now("bench", &options).await?;
+        let client = async_nats::ConnectOptions::with_user_and_password(user, password)
+            .connect(nats)
+            .await?;
+        Ok(Self { system, bus, producer: jetstream::new(client), peer })
     }
 
     /// A function that is ready.
@@ -47,6 +74,11 @@ impl World {
 
     /// `task.dispatch` → `task.done`.
     pub async fn run(&self, function: &Value) -> Result<Duration> {
+        Ok(self.run_timed(function).await?.took)
+    }
+
+    /// With the times of its row, which the database writes by the clock of this machine.
+    pub async fn run_timed(&self, function: &Value) -> Result<Timed> {
         let id = TaskId::new();
         let dispatch = TaskDispatch {
             task_id: id.to_string(),
@@ -54,9 +86,9 @@ impl World {
             inputs: Some(Inputs::InputsJson(INPUTS.to_owned())),
             ..TaskDispatch::default()
         };
-        let mut events = Box::pin(Live::new(self.system.bus.clone()).events().await?);
-        self.system.bus.flush().await;
-        let began = Instant::now();
+        let mut events = Box::pin(Live::new(self.bus.clone()).events().await?);
+        self.bus.flush().await;
+        let (began, sent_at) = (Instant::now(), Utc::now());
         let body = serde_json::to_vec(&dispatch)?;
         self.producer.publish(TaskDispatch::SUBJECT, body.into()).await?.await?;
         loop {
@@ -66,10 +98,10 @@ impl World {
                 break;
             }
         }
-        let took = began.elapsed();
+        let (took, done_at) = (began.elapsed(), Utc::now());
         let task = mecapy_store::tasks::get(&self.system.pool, id).await?.context("no task")?;
         ensure!(task.state == mecapy_store::TaskState::Succeeded, "{task:?}");
-        Ok(took)
+        Ok(Timed { took, sent_at, done_at, task })
     }
 
     /// How many tasks the worker began in containers that waited.

@@ -192,6 +192,20 @@ impl Worker {
         Ok(answer.error_for_status()?.text().await?)
     }
 
+    pub async fn until_it_has_no_container(&self) -> Result<()> {
+        let label = format!("label=org.mecapy.worker={}", self.name);
+        let began = Instant::now();
+        loop {
+            let all = ["ps", "--all", "--quiet", "--filter", label.as_str()];
+            let listed = Command::new("docker").args(all).output().await?;
+            if listed.status.success() && listed.stdout.is_empty() {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < PATIENCE, "its containers do not go");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The sum of a metric's values whose line has `label` in it.
     pub async fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let metrics = self.ask("/metrics").await?;

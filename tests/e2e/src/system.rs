@@ -69,8 +69,13 @@ pub struct System {
     pub bus: Bus,
     pub pool: PgPool,
     pub nats: Nats,
+    /// The database's URL.
+    pub postgres: String,
+    pub s3: S3,
     pub primary: RegistryServer,
     pub fallback: RegistryServer,
+    /// Variables for services that are yet to be started, over the configuration.
+    pub environment: BTreeMap<&'static str, String>,
     folder: TempDir,
     config: PathBuf,
     admin_ports: BTreeMap<Service, Port>,
@@ -88,13 +93,19 @@ impl System {
     /// With more configuration: whole sections, as TOML.
     pub async fn start_with(infra: &Infra, more: &str) -> Result<Self> {
         let system = Self::set_up(infra, more).await?;
-        for service in Service::ALL {
-            system.spawn(service)?;
-        }
-        for service in Service::ALL {
-            system.ready(service).await;
-        }
+        system.start_all().await?;
         Ok(system)
+    }
+
+    /// Every service, until all are ready.
+    pub async fn start_all(&self) -> Result<()> {
+        for service in Service::ALL {
+            self.spawn(service)?;
+        }
+        for service in Service::ALL {
+            self.ready(service).await;
+        }
+        Ok(())
     }
 
     /// Everything set up, no service started.
@@ -147,14 +158,17 @@ impl System {
             api: Api::new(format!("http://127.0.0.1:{}", http.number), token)?,
             bus: Bus::connect_now("e2e", &options).await?,
             pool: mecapy_store::connect(&mecapy_store::Options {
-                url: postgres,
+                url: postgres.clone(),
                 ..Default::default()
             })
             .await?,
             owner,
             nats,
+            postgres,
+            s3,
             primary,
             fallback,
+            environment: BTreeMap::new(),
             folder,
             config,
             admin_ports,
@@ -172,6 +186,7 @@ impl System {
             .arg(&self.config)
             .env("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.admin_ports[&service].number))
             .envs(MALLOC)
+            .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use mecapy_proto::TaskId;
 use mecapy_proto::v1::{TaskCancel, TaskDispatch};
 use mecapy_store::{TaskState, tasks};
 use mecapy_testkit::eventually;
@@ -280,15 +281,17 @@ async fn a_function_that_began_while_its_task_was_cancelled_leaves_no_trace() {
     let worker = world.worker_with_parked(|_| ()).await;
     let function = world.function(WAIT).await;
     let dispatch = world.task(function.id, "{}");
-    let id = dispatch.task_id.parse().unwrap();
+    let id: TaskId = dispatch.task_id.parse().unwrap();
     let mut conn = world.pool.acquire().await.unwrap();
     assert!(tasks::create(&mut conn, &row(id, &function)).await.unwrap());
-    // Not committed yet: the claim waits for it.
+    // The claim waits for it, and nothing before the claim does.
     let mut cancelling = world.pool.begin().await.unwrap();
-    assert_eq!(tasks::cancel(&mut cancelling, id).await.unwrap(), Some(TaskState::Cancelled));
+    let lock = sqlx::query("select 1 from tasks where id = $1 for update").bind(id.uuid());
+    lock.execute(&mut *cancelling).await.unwrap();
     world.send(&dispatch).await;
     world.until_it_runs(id).await;
     assert_eq!(world.look(id).await.unwrap().state, TaskState::Queued);
+    assert_eq!(tasks::cancel(&mut cancelling, id).await.unwrap(), Some(TaskState::Cancelled));
     cancelling.commit().await.unwrap();
     world.until_nothing_waits().await;
     let task = world.end(id).await;
