@@ -13,9 +13,11 @@ const SKOPEO_RUNS: usize = 3;
 
 pub async fn measure() -> Result<Report> {
     let world = World::with_functions().await?;
-    let _mirror = world.start_mirror().await?;
+    let registries = world.registries().await?;
+    let _mirror = world.start_mirror_at(&registries).await?;
     world.mirror(MirrorRequested::default()).await?;
-    let skopeo = Skopeo::new(&[&world.system.primary, &world.system.fallback]).await?;
+    let [primary, fallback] = &registries;
+    let skopeo = Skopeo::new(&[primary, fallback]).await?;
     let (mut ours, mut skopeo_times) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let (took, totals) = world.mirror(MirrorRequested::default()).await?;
@@ -25,8 +27,8 @@ pub async fn measure() -> Result<Report> {
             // What ours brought is what it finds.
             let began = Instant::now();
             for image in &world.images {
-                let from = format!("{}/{image}", world.system.primary.host);
-                skopeo.copy(&from, &format!("{}/{image}", world.system.fallback.host)).await?;
+                let from = format!("{}/{image}", primary.host);
+                skopeo.copy(&from, &format!("{}/{image}", fallback.host)).await?;
             }
             skopeo_times.push(began.elapsed());
         }

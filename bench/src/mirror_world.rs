@@ -19,6 +19,8 @@ use mecapy_store::{builds, functions, usage};
 use mecapy_testkit::{Infra, RegistryServer, Server, unique};
 use tokio::process::{Child, Command};
 
+use crate::direct::direct;
+
 pub const FUNCTIONS: usize = 100;
 const DEPENDENCY_SETS: usize = 5;
 const DEPENDENCY_BYTES: usize = 15 << 20;
@@ -40,14 +42,24 @@ pub struct World {
     pub images: Vec<String>,
 }
 
-pub fn client(server: &RegistryServer) -> Result<Registry> {
-    Ok(Registry::new(&Options {
+pub fn options(server: &RegistryServer) -> Options {
+    Options {
         host: server.host.clone(),
         plain_http: true,
         username: Some(server.username.clone()),
         password: Some(Secret::new(server.password.clone())),
         ..Options::default()
-    })?)
+    }
+}
+
+pub fn client(server: &RegistryServer) -> Result<Registry> {
+    Ok(Registry::new(&options(server))?)
+}
+
+/// The registry without Docker's proxy between, for all who are measured but Docker, which takes plain HTTP on loopback
+/// alone.
+pub async fn near(server: RegistryServer) -> Result<RegistryServer> {
+    Ok(RegistryServer { host: direct(&server.host, 5000).await?, ..server })
 }
 
 /// Bytes that don't compress.
@@ -84,15 +96,19 @@ impl World {
     /// Servers and schema, and no function yet.
     pub async fn empty() -> Result<Self> {
         mecapy_service::install_tls();
-        let infra = Infra::start(&Server::ALL).await;
+        Self::on(Infra::start(&Server::ALL).await).await
+    }
+
+    async fn on(infra: Infra) -> Result<Self> {
         let system = System::set_up(&infra, "").await?;
         let primary = client(&system.primary)?;
         Ok(Self { infra, system, primary, images: Vec::new() })
     }
 
-    /// A hundred functions on five sets of dependencies, each used.
+    /// A hundred functions on five sets of dependencies, each used. The registries ask for no password.
     pub async fn with_functions() -> Result<Self> {
-        let mut world = Self::empty().await?;
+        mecapy_service::install_tls();
+        let mut world = Self::on(Infra::start_open(&Server::ALL).await).await?;
         let base = world.base().await?;
         let mut sets = Vec::new();
         for set in 0..DEPENDENCY_SETS {
@@ -172,15 +188,33 @@ impl World {
         Ok(())
     }
 
+    /// Primary and fallback, as [`near`].
+    pub async fn registries(&self) -> Result<[RegistryServer; 2]> {
+        Ok([near(self.system.primary.clone()).await?, near(self.system.fallback.clone()).await?])
+    }
+
     /// The mirror, as it runs in production, ready.
     pub async fn start_mirror(&self) -> Result<Child> {
+        let registries = [self.system.primary.clone(), self.system.fallback.clone()];
+        self.start_mirror_at(&registries).await
+    }
+
+    /// The same, which reaches primary and fallback there.
+    pub async fn start_mirror_at(
+        &self,
+        [primary, fallback]: &[RegistryServer; 2],
+    ) -> Result<Child> {
         let here = std::env::current_exe()?;
         let program: PathBuf = here.with_file_name("mecapy-mirror");
         ensure!(program.is_file(), "mecapy-mirror is not built: run `cargo build --workspace`");
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let admin = [("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{port}"))];
+        let more = [
+            ("MECAPY_ADMIN__LISTEN", format!("127.0.0.1:{port}")),
+            ("MECAPY_REGISTRIES__PRIMARY__ENDPOINT", format!("http://{}", primary.host)),
+            ("MECAPY_REGISTRIES__FALLBACK__ENDPOINT", format!("http://{}", fallback.host)),
+        ];
         let mut command = Command::new(program);
-        command.arg("--config").arg(self.system.config()).envs(MALLOC).envs(admin);
+        command.arg("--config").arg(self.system.config()).envs(MALLOC).envs(more);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -7,7 +7,7 @@ use anyhow::Result;
 use mecapy_registry::{Base, Copier, Digest, ProgressSink, Registry, Source};
 use mecapy_testkit::{Infra, Server, unique};
 
-use crate::mirror_world::{Skopeo, append, client, noise};
+use crate::mirror_world::{Skopeo, append, client, near, noise};
 use crate::report::{Report, percentile};
 
 const RUNS: usize = 5;
@@ -17,8 +17,8 @@ const LAYER_BYTES: usize = 60_000_000;
 
 pub async fn measure() -> Result<Report> {
     mecapy_service::install_tls();
-    let infra = Infra::start(&[Server::Primary, Server::Fallback]).await;
-    let (staging, published) = (infra.primary(), infra.fallback());
+    let infra = Infra::start_open(&[Server::Primary, Server::Fallback]).await;
+    let (staging, published) = (near(infra.primary()).await?, near(infra.fallback()).await?);
     // One for all, as the publisher has it.
     let (from, to) = (client(&staging)?, Copier::new(client(&published)?));
     let skopeo = Skopeo::new(&[&staging, &published]).await?;

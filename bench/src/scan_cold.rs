@@ -7,15 +7,18 @@ use mecapy_scanner::LayerCache;
 use mecapy_testkit::{Infra, Server};
 
 use crate::mirror_world::client;
-use crate::report::Report;
-use crate::scan_world::{Image, advisories, engine, scan};
+use crate::report::{Report, percentile};
+use crate::scan_world::{Image, advisories, engine, scan, trivy};
 
 const RUNS: usize = 5;
+const NO_TRIVY: &str =
+    "there is no trivy with a database: make trivy, scripts/trivy database, TRIVY_CACHE_DIR";
 
 pub async fn measure() -> Result<Report> {
     mecapy_service::install_tls();
     let infra = Infra::start(&[Server::Primary]).await;
-    let registry = client(&infra.primary())?;
+    let server = infra.primary();
+    let registry = client(&server)?;
     let image = Image::push(&registry, "scanned").await?;
     let digest = image.with_code(&registry, "print(1)\n").await?;
     let advisories = advisories()?;
@@ -32,7 +35,19 @@ pub async fn measure() -> Result<Report> {
     report.durations("ours", &times);
     report.measure("ours_max_rss_mib", peak_mib()?);
     report.measure("image_mb", image.bytes() as f64 / 1e6);
-    report.not_measured("ratio_trivy", "trivy is not installed: make trivy");
+    let Some(trivy) = trivy(&server).await else {
+        report.not_measured("ratio_trivy", NO_TRIVY);
+        return Ok(report);
+    };
+    let mut theirs = Vec::new();
+    for _ in 0..RUNS {
+        let began = Instant::now();
+        scan(&trivy, &registry, &image.repository, digest).await?;
+        theirs.push(began.elapsed());
+    }
+    report.durations("trivy", &theirs);
+    let ratio = percentile(&times, 50).as_secs_f64() / percentile(&theirs, 50).as_secs_f64();
+    report.measure("ratio_trivy", ratio);
     Ok(report)
 }
 

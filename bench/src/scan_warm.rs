@@ -6,7 +6,8 @@ use anyhow::Result;
 use mecapy_scanner::LayerCache;
 use mecapy_testkit::{Infra, Server};
 
-use crate::mirror_world::client;
+use crate::direct::direct;
+use crate::mirror_world::{client, near};
 use crate::report::Report;
 use crate::scan_world::{Image, advisories, engine, scan};
 
@@ -15,8 +16,9 @@ const RUNS: usize = 50;
 pub async fn measure() -> Result<Report> {
     mecapy_service::install_tls();
     let infra = Infra::start(&[Server::Primary, Server::Postgres]).await;
-    let registry = client(&infra.primary())?;
-    let options = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
+    let registry = client(&near(infra.primary()).await?)?;
+    let url = direct(&infra.postgres().await, 5432).await?;
+    let options = mecapy_store::Options { url, ..Default::default() };
     let pool = mecapy_store::connect(&options).await?;
     mecapy_store::migrate(&pool).await?;
     let image = Image::push(&registry, "scanned").await?;

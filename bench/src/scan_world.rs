@@ -1,6 +1,7 @@
 //! An image like that of a function with numpy and scipy: 300 MB of layers in a registry, and an engine that scans it.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,14 +10,17 @@ use chrono::Utc;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use mecapy_advisories::{Database, import};
-use mecapy_registry::{Descriptor, Digest, Manifest, Registry, media_types};
+use mecapy_registry::{Descriptor, Digest, Hasher, Manifest, Registry, media_types};
 use mecapy_scanner::layer::Limits;
 use mecapy_scanner::policy::Policy;
+use mecapy_scanner::trivy::{self, Trivy};
 use mecapy_scanner::verdict::decide;
-use mecapy_scanner::{Advisories, Engine as _, LayerCache, Osv, Report as ScanReport, Target};
+use mecapy_scanner::{Advisories, Engine, LayerCache, Osv, Report as ScanReport, Target};
+use mecapy_testkit::RegistryServer;
+use tokio::process::Command;
 
 use crate::db_open::export;
-use crate::mirror_world::noise;
+use crate::mirror_world::{noise, options as options_of};
 
 /// Of the base: what `python:3.11-slim` has.
 const BASE: Layer = Layer { files: 5_000, bytes: 85_000_000, dpkg: 110, python: 3 };
@@ -33,42 +37,49 @@ struct Layer {
 
 pub struct Image {
     pub repository: String,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+    layers: Vec<(Descriptor, Digest)>,
+}
+
+/// A layer as a registry has it, and the digest of its tar, which configs name it by.
+struct Packed {
+    gzip: Vec<u8>,
+    diff_id: Digest,
 }
 
 impl Image {
     pub async fn push(registry: &Registry, repository: &str) -> Result<Self> {
-        let config = registry.put_blob(repository, Bytes::from_static(b"{}")).await?;
-        let config = Descriptor::new(media_types::OCI_CONFIG, config.digest, config.size);
-        let mut image = Self { repository: repository.to_owned(), config, layers: Vec::new() };
+        let mut image = Self { repository: repository.to_owned(), layers: Vec::new() };
         for layer in [BASE, DEPENDENCIES] {
-            image.add(registry, layer.tar()?).await?;
+            image.add(registry, layer.pack()?).await?;
         }
         Ok(image)
     }
 
-    async fn add(&mut self, registry: &Registry, tar: Vec<u8>) -> Result<()> {
-        let stored = registry.put_blob(&self.repository, Bytes::from(tar)).await?;
-        self.layers.push(Descriptor::new(media_types::OCI_LAYER_GZIP, stored.digest, stored.size));
+    async fn add(&mut self, registry: &Registry, layer: Packed) -> Result<()> {
+        let stored = registry.put_blob(&self.repository, Bytes::from(layer.gzip)).await?;
+        let layer_type = media_types::OCI_LAYER_GZIP;
+        self.layers.push((Descriptor::new(layer_type, stored.digest, stored.size), layer.diff_id));
         Ok(())
     }
 
     /// The image with a layer of code on top.
     pub async fn with_code(&self, registry: &Registry, code: &str) -> Result<Digest> {
-        let mut layers = Self {
-            repository: self.repository.clone(),
-            config: self.config.clone(),
-            layers: self.layers.clone(),
-        };
-        layers
-            .add(registry, gzip([("app/user_function.py".to_owned(), code.as_bytes().to_vec())])?)
-            .await?;
+        let mut image = Self { repository: self.repository.clone(), layers: self.layers.clone() };
+        let code = ("app/user_function.py".to_owned(), code.as_bytes().to_vec());
+        image.add(registry, pack([code])?).await?;
+        let (layers, diff_ids): (Vec<_>, Vec<_>) = image.layers.into_iter().unzip();
+        let config = serde_json::json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = registry.put_blob(&self.repository, config.to_string().into()).await?;
         let json = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": media_types::OCI_MANIFEST,
-            "config": layers.config,
-            "layers": layers.layers,
+            "config": Descriptor::new(media_types::OCI_CONFIG, config.digest, config.size),
+            "layers": layers,
         });
         let manifest = Manifest::new(json.to_string().into(), media_types::OCI_MANIFEST);
         registry.put_manifest(&self.repository, &manifest.digest.to_string(), &manifest).await?;
@@ -76,13 +87,13 @@ impl Image {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.size).sum()
+        self.layers.iter().map(|(layer, _)| layer.size).sum()
     }
 }
 
 impl Layer {
     /// Files of which half compresses well, as of machine code, with what package managers leave among them.
-    fn tar(self) -> Result<Vec<u8>> {
+    fn pack(self) -> Result<Packed> {
         let size = self.bytes / self.files;
         let noise = noise(size * 4);
         let files = (0..self.files).map(|at| {
@@ -114,12 +125,17 @@ impl Layer {
                 format!("opt/venv/lib/python3.11/site-packages/{name}-9.0.dist-info/METADATA");
             (path, format!("Name: {name}\nVersion: 9.0\n\n{}", "text ".repeat(2000)).into_bytes())
         }));
-        gzip(files.chain(kept))
+        pack(files.chain(kept))
     }
 }
 
-fn gzip(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Vec<u8>> {
+fn pack(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Packed> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut hasher = Hasher::new();
+    let mut write = |bytes: &[u8]| {
+        hasher.update(bytes);
+        encoder.write_all(bytes)
+    };
     for (path, bytes) in files {
         let mut header = [0_u8; 512];
         header[..path.len()].copy_from_slice(path.as_bytes());
@@ -130,12 +146,12 @@ fn gzip(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Vec<u8>> {
         header[257..265].copy_from_slice(b"ustar\x0000");
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        encoder.write_all(&header)?;
-        encoder.write_all(&bytes)?;
-        encoder.write_all(&vec![0; bytes.len().next_multiple_of(512) - bytes.len()])?;
+        write(&header)?;
+        write(&bytes)?;
+        write(&vec![0; bytes.len().next_multiple_of(512) - bytes.len()])?;
     }
-    encoder.write_all(&[0; 1024])?;
-    Ok(encoder.finish()?)
+    write(&[0; 1024])?;
+    Ok(Packed { gzip: encoder.finish()?, diff_id: hasher.finish() })
 }
 
 /// The advisories of a real export where there is one.
@@ -151,9 +167,22 @@ pub fn engine(advisories: &Advisories, layers: LayerCache) -> Osv {
     Osv::new(advisories.clone(), layers, Limits::default(), Duration::from_secs(120))
 }
 
+/// The peer, where it is and has a database: nothing of an image is known to it, as its cache is in memory.
+pub async fn trivy(server: &RegistryServer) -> Option<Trivy> {
+    let cache = std::env::var_os("TRIVY_CACHE_DIR").map(PathBuf::from)?;
+    let version = Command::new("trivy").arg("version").output().await.ok()?;
+    let is_here = String::from_utf8_lossy(&version.stdout).contains(trivy::VERSION);
+    if !is_here || !cache.join("db/trivy.db").is_file() {
+        return None;
+    }
+    let options = trivy::Options { cache, ..Default::default() };
+    let limit = Duration::from_secs(600);
+    Some(Trivy::new(options, options_of(server), limit, chrono::Duration::days(36_500)))
+}
+
 /// From the question to the reports, as the scanner does it.
 pub async fn scan(
-    engine: &Osv,
+    engine: &impl Engine,
     registry: &Registry,
     repository: &str,
     digest: Digest,

@@ -7,7 +7,10 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::container::Container;
-use crate::server::{HANDED_OUT, REGISTRY_USER, S3_ACCESS_KEY, Server, bucket, nats_user, spec};
+use crate::server::{
+    HANDED_OUT, REGISTRY_USER, S3_ACCESS_KEY, Server, Spec, bucket, nats_user, spec,
+    without_password,
+};
 use crate::watchdog::Watchdog;
 use crate::{ready, unique};
 
@@ -63,12 +66,21 @@ impl Infra {
 
     /// A set of its own, for tests that stop servers.
     pub async fn start(servers: &[Server]) -> Infra {
+        Self::start_as(servers, |spec| spec).await
+    }
+
+    /// A set of its own whose registries ask nobody for a password: what they cost then is the calls alone.
+    pub async fn start_open(servers: &[Server]) -> Infra {
+        Self::start_as(servers, without_password).await
+    }
+
+    async fn start_as(servers: &[Server], how: fn(Spec) -> Spec) -> Infra {
         let set = unique("set");
         let password = unique("password");
         let watchdog = Watchdog::start(&set);
         let mut starting = JoinSet::new();
         for &server in servers {
-            let (set, spec) = (set.clone(), spec(server, &password));
+            let (set, spec) = (set.clone(), how(spec(server, &password)));
             starting.spawn(async move {
                 let container = Container::run(&set, &spec).await;
                 wait_until_ready(server, &container).await;

@@ -71,6 +71,13 @@ async fn the_registries_ask_for_the_password() {
 }
 
 #[tokio::test]
+async fn a_set_can_have_registries_that_ask_nobody() {
+    let infra = Infra::start_open(&[Server::Primary]).await;
+    let answer = http().get(format!("http://{}/v2/_catalog", infra.primary().host)).send().await;
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn each_bucket_is_there_and_its_own() {
     let infra = Infra::shared().await;
     let (one, other) = (infra.s3().await, infra.s3().await);
