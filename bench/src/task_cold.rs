@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mecapy_registry::{Destination, ProgressSink, Source, copy_image};
+use mecapy_store::tasks::Task;
 use tokio::net::TcpListener;
 
 use crate::mirror_world::client;
 use crate::report::{Report, percentile};
+use crate::task_warm::told;
 use crate::worker_world::{Function, Worker, World};
 
 const RUNS: usize = 10;
+/// Of what a task tells of itself.
+const PARTS: [(&str, &str); 4] =
+    [("pull", "fetchMs"), ("start", "startMs"), ("run", "runMs"), ("s3", "storeMs")];
 const DEPENDENCY_BYTES: usize = 8 << 20;
 /// One image at a time, and nothing that waits: so each task pulls.
 const ALONE: [(&str, &str); 3] = [
@@ -26,8 +31,13 @@ pub async fn measure() -> Result<Report> {
     let pair = pair(&mut world).await?;
     let worker = alone(&world, &[]).await?;
     let (mut our_times, mut docker_times) = (Vec::new(), Vec::new());
+    let mut parts = PARTS.map(|_| Vec::new());
     for _ in 0..RUNS {
-        our_times.push(cold(&mut world, &worker, &pair, "MISS").await?);
+        let (took, task) = cold(&mut world, &worker, &pair, "MISS").await?;
+        our_times.push(took);
+        for (part, times) in PARTS.iter().zip(&mut parts) {
+            times.extend(told(&task, part.1));
+        }
         let image = &pair[0].image;
         docker_times.push(world.peer.pull(image).await? + world.peer.run(image).await?);
         world.peer.remove(image).await;
@@ -36,6 +46,10 @@ pub async fn measure() -> Result<Report> {
     world.peer.remove(&pair[1].image).await;
     let mut report = Report::new("task-cold", RUNS);
     report.durations("ours", &our_times);
+    for ((name, _), times) in PARTS.iter().zip(&parts) {
+        let median = percentile(times, 50).as_secs_f64() * 1000.0;
+        report.measure(&format!("ours_part_{name}_p50_ms"), median);
+    }
     report.durations("docker", &docker_times);
     let ratio =
         percentile(&our_times, 50).as_secs_f64() / percentile(&docker_times, 50).as_secs_f64();
@@ -63,7 +77,7 @@ pub async fn measure_failover() -> Result<Report> {
     let when_refused = times(&mut world, &worker, &pair, "FAILOVER").await?;
     drop(worker);
     let worker = alone(&world, &primary(silent.local_addr()?.to_string())).await?;
-    let first = cold(&mut world, &worker, &pair, "FAILOVER").await?;
+    let (first, _) = cold(&mut world, &worker, &pair, "FAILOVER").await?;
     let when_silent = times(&mut world, &worker, &pair, "FAILOVER").await?;
     drop(worker);
     let millis = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -97,7 +111,7 @@ async fn times(
 ) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..RUNS {
-        times.push(cold(world, worker, pair, cache).await?);
+        times.push(cold(world, worker, pair, cache).await?.0);
     }
     Ok(times)
 }
@@ -108,7 +122,7 @@ async fn cold(
     worker: &Worker,
     pair: &[Function; 2],
     cache: &str,
-) -> Result<Duration> {
+) -> Result<(Duration, Task)> {
     let (took, task) = world.run(&pair[0]).await?;
     ensure!(task.cache.as_deref() == Some(cache), "{task:?}");
     world.run(&pair[1]).await?;
@@ -118,7 +132,7 @@ async fn cold(
     }
     // What comes next is not to be measured beside what this has left to do.
     worker.until_it_has_no_container().await?;
-    Ok(took)
+    Ok((took, task))
 }
 
 async fn copy_to_fallback(world: &World, function: &Function) -> Result<()> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use mecapy_store::tasks::Task;
 
 use crate::report::{Report, percentile};
 use crate::task_world::{Timed, World, code, image};
@@ -46,9 +47,11 @@ async fn of(name: &'static str, imports: &str, requirements: &str, runs: usize) 
     Ok(report)
 }
 
+type Part = (&'static str, fn(&Timed) -> Option<Duration>);
+
 /// Where the time goes: the median of each part.
 fn parts(report: &mut Report, ours: &[Timed]) {
-    let parts: [(&str, fn(&Timed) -> Option<Duration>); 6] = [
+    let parts: [Part; 6] = [
         // Producer → NATS → worker → PostgreSQL.
         ("to_row", |t| between(t.sent_at, t.task.created_at)),
         // The row's answer, the code, a container that waits.
@@ -56,8 +59,8 @@ fn parts(report: &mut Report, ours: &[Timed]) {
         // The function in its container, beside the claim, and what it leaves on S3.
         ("to_kept", |t| between(t.task.started_at?, t.task.ended_at?)),
         // In whole milliseconds, as the task tells.
-        ("function", |t| told(t, "runMs")),
-        ("s3", |t| told(t, "storeMs")),
+        ("function", |t| told(&t.task, "runMs")),
+        ("s3", |t| told(&t.task, "storeMs")),
         // The transaction → NATS → who waits.
         ("to_done", |t| between(t.task.ended_at?, t.done_at)),
     ];
@@ -73,8 +76,8 @@ fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Duration> {
 }
 
 /// Zero is left out of what a task tells.
-fn told(timed: &Timed, name: &str) -> Option<Duration> {
-    let timings = timed.task.timings.as_ref()?;
+pub fn told(task: &Task, name: &str) -> Option<Duration> {
+    let timings = task.timings.as_ref()?;
     let millis = timings.get(name).and_then(|millis| millis.as_str()).unwrap_or("0");
     millis.parse().ok().map(Duration::from_millis)
 }

@@ -136,10 +136,11 @@ impl Shelf {
         self.waiting.drain(..over).collect()
     }
 
-    /// Whether the next task would find none that is not promised to another.
-    pub(crate) fn is_short(&self) -> bool {
+    /// Whether there is less than half of what should be, beside what is promised to tasks that wait: the next task, or
+    /// the one after it, may find none.
+    pub(crate) fn is_short(&self, wanted: usize) -> bool {
         let promised = self.claims.iter().filter(|claim| !claim.is_closed()).count();
-        self.waiting.len() + self.starting <= promised
+        self.waiting.len() + self.starting < promised + wanted.div_ceil(2)
     }
 
     /// Whether the next container's memory is to be measured: to ask costs the engine something, and they are all alike.

@@ -39,7 +39,7 @@ impl Pool {
         tokio::join!(self.keep_up(), self.fill_up());
     }
 
-    /// Starts at once what the next task would miss, and has what is too much removed.
+    /// Starts at once what the next tasks would miss, and has what is too much removed.
     async fn keep_up(&self) {
         loop {
             let _ = tokio::time::timeout(LOOK_EVERY, self.0.changed.notified()).await;
@@ -63,7 +63,7 @@ impl Pool {
             while self.is_on() && self.wants_more() {
                 let _turn = self.0.background.turn(START_WITHIN).await;
                 // Meanwhile it may have been started as urgent.
-                let Some(start) = self.next_start(|_| true) else { break };
+                let Some(start) = self.next_start(|_, _| true) else { break };
                 let _ = self.0.starts.spawn(self.clone().start(start)).await;
             }
         }
@@ -95,7 +95,7 @@ impl Pool {
     }
 
     /// What is to be started next: where there is least of what should be, of those shelves.
-    fn next_start(&self, of: impl Fn(&Shelf) -> bool) -> Option<Start> {
+    fn next_start(&self, of: impl Fn(&Shelf, usize) -> bool) -> Option<Start> {
         let (mut shelves, now) = (self.shelves(), self.now());
         if shelves.values().map(|shelf| shelf.starting).sum::<usize>() >= STARTS_AT_ONCE {
             return None;
@@ -103,7 +103,9 @@ impl Pool {
         let (key, _) = self
             .plan(&shelves)
             .into_iter()
-            .filter(|(key, wanted)| of(&shelves[key]) && shelves[key].may_start(*wanted, now))
+            .filter(|(key, wanted)| {
+                of(&shelves[key], *wanted) && shelves[key].may_start(*wanted, now)
+            })
             .min_by_key(|(key, _)| shelves[key].waiting() + shelves[key].starting)?;
         let shelf = shelves.get_mut(&key)?;
         shelf.starting += 1;
