@@ -42,7 +42,8 @@ pub(crate) struct Executed {
 impl Worker {
     /// Claims a task while its function begins in a container that waits: the claim is a write to disk, and takes as
     /// long as a short function. A function has no network and no lasting disk, so where the claim does not come
-    /// about, nothing has: the container goes, and what it wrote is seen by nobody. None: it did not.
+    /// about, nothing has: the container goes, and what it wrote is kept nowhere. Only who follows the log at that
+    /// moment may have seen lines of it. None: it did not.
     pub(crate) async fn claim_and_execute(
         &self,
         task: &Task,
