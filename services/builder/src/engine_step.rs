@@ -312,14 +312,15 @@ fn failure(
 /// the next try makes another.
 pub(crate) fn has_gone(error: &mecapy_engine::Error) -> Option<Error> {
     const RELAY: [&str; 3] = ["cannot join network", "No such container", "is not running"];
-    const LAYER: [&str; 2] = ["unknown parent image ID", "No such image"];
+    // The last of them is said where the engine looks through its cache.
+    const LAYER: [&str; 3] = ["unknown parent image ID", "No such image", "unable to find image"];
     let mecapy_engine::Error::Failed { exit_code: None, message, .. } = error else { return None };
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if says(&RELAY) {
         return Some(Error::Egress(message.clone()));
     }
     // Its id comes last.
-    let image = message.rsplit(' ').next().unwrap_or_default();
+    let image = message.rsplit(' ').next().unwrap_or_default().trim_matches('"');
     says(&LAYER).then(|| Error::Vanished(image.to_owned()))
 }
 
@@ -382,6 +383,7 @@ mod tests {
         for message in [
             "cannot join network of a non running container: 0123",
             "failed to export image: failed to set parent sha256:00: unknown parent image ID sha256:00",
+            "unable to find image \"sha256:00\"",
         ] {
             let message = message.to_owned();
             let error = Engine::Failed { exit_code: None, message, tail: Vec::new() };

@@ -58,6 +58,11 @@ fn docker(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+fn container_at(host: &str) -> String {
+    let port = host.rsplit_once(':').unwrap().1;
+    docker(&["ps", "--filter", &format!("publish={port}"), "--format", "{{.Names}}"])
+}
+
 fn stored_bytes(container: &str) -> u64 {
     let blobs = "/var/lib/docker-registry/docker/registry/v2/blobs";
     let sizes = docker(&["exec", container, "find", blobs, "-name", "data", "-printf", "%s\n"]);
@@ -76,9 +81,7 @@ fn collect_garbage(container: &str) -> String {
 async fn the_disk_gets_back_exactly_what_the_plan_says() {
     let infra = Infra::start(&[Server::Primary]).await;
     let server = infra.primary();
-    let port = server.host.rsplit_once(':').unwrap().1;
-    let container =
-        docker(&["ps", "--filter", &format!("publish={port}"), "--format", "{{.Names}}"]);
+    let container = container_at(&server.host);
     let registry = Registry::new(&Options {
         host: server.host.clone(),
         username: Some(server.username),
@@ -137,9 +140,7 @@ async fn the_disk_gets_back_exactly_what_the_plan_says() {
 async fn uploads_that_were_broken_off_go_after_a_day() {
     let infra = Infra::start(&[Server::Primary]).await;
     let server = infra.primary();
-    let port = server.host.rsplit_once(':').unwrap().1;
-    let container =
-        docker(&["ps", "--filter", &format!("publish={port}"), "--format", "{{.Names}}"]);
+    let container = container_at(&server.host);
     mecapy_service::install_tls();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let begin = async || {
