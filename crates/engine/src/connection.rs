@@ -7,7 +7,7 @@ use bollard::{API_DEFAULT_VERSION, Docker, errors::Error as EngineError};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::with_url_alphabet;
-use crate::{Error, metric_definitions};
+use crate::{Error, metric_definitions as metrics};
 
 /// The client library puts one limit on every answer's first byte; ours are given call by call, so
 /// this one must never be the one that strikes.
@@ -47,6 +47,7 @@ impl Engine {
     /// Connects and agrees on an API version. Fails when the engine isn't there: a service waits and
     /// tries again.
     pub async fn connect(options: &Options) -> Result<Self, Error> {
+        metrics::register();
         let host = options.host.as_deref().unwrap_or("unix:///var/run/docker.sock");
         let docker = if host.starts_with("unix://") {
             Docker::connect_with_unix(host, NEVER_SECONDS, API_DEFAULT_VERSION)
@@ -82,9 +83,7 @@ impl Engine {
             Ok(answer) => answer.map_err(|error| Error::of_call(call, &self.host, error)),
             Err(_) => Err(Error::NoAnswer { call, limit: self.call_timeout }),
         };
-        let outcome = if result.is_ok() { "ok" } else { "error" };
-        metrics::histogram!(metric_definitions::CALL_SECONDS, "call" => call, "outcome" => outcome)
-            .record(began.elapsed().as_secs_f64());
+        metrics::called(call, result.is_ok(), began.elapsed());
         result
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bollard::models::ContainerSummaryStateEnum;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 
-use crate::{Engine, Error, metric_definitions};
+use crate::{Engine, Error, metric_definitions as metrics};
 
 /// A container as the engine lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Engine {
     /// Removal at the end of a run, whose outcome must not be lost to it.
     pub(crate) async fn remove_or_leave(&self, container: &str) {
         if let Err(error) = self.remove_container(container).await {
-            metrics::counter!(metric_definitions::CONTAINERS_LEFT).increment(1);
+            metrics::container_left();
             tracing::error!(
                 container,
                 error = &error as &dyn std::error::Error,

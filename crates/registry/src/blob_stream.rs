@@ -4,17 +4,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use bytes::{Buf as _, Bytes};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use metrics::Counter;
 use reqwest::Response;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
 use crate::patience::{LEAST, Patience};
 use crate::registry::Registry;
-use crate::{Descriptor, Digest, Error, Hasher, metric_definitions as names};
+use crate::{Descriptor, Digest, Error, Hasher, metric_definitions as metrics};
 
 /// How often in a row a download may break with hardly a new byte: 12 s in all. One that ends in good order, but early,
 /// is likelier a lack than a break.
@@ -51,9 +51,7 @@ impl BlobStream {
         if check.size == 0 {
             check.verify(Digest::of(b""))?;
         }
-        let received = metrics::counter!(
-            names::BLOB_BYTES, "registry" => check.host.clone(), "direction" => "received"
-        );
+        let received = metrics::received(&check.host);
         let source = Source {
             registry: registry.clone(),
             repository: repository.to_owned(),

@@ -14,7 +14,7 @@ use crate::challenge::{Challenge, Scope};
 use crate::manifest::ACCEPT_MANIFESTS;
 use crate::patience::Patience;
 use crate::registry::Registry;
-use crate::{Error, metric_definitions as names, retry};
+use crate::{Error, metric_definitions as metrics, retry};
 
 /// Error bodies and tokens are small; more than this is not read.
 const MAX_SMALL_BODY: u64 = 256 * 1024;
@@ -151,15 +151,11 @@ impl Registry {
     ) -> Result<Response, Error> {
         let started = Instant::now();
         let result = sending.await;
-        let registry = self.host().to_owned();
         let status = match &result {
             Ok(response) => response.status().as_str().to_owned(),
             Err(_) => "none".to_owned(),
         };
-        metrics::histogram!(names::REQUEST_DURATION, "registry" => registry.clone(), "operation" => operation)
-            .record(started.elapsed());
-        metrics::counter!(names::REQUESTS, "registry" => registry, "operation" => operation, "status" => status)
-            .increment(1);
+        metrics::requested(self.host(), operation, status, started.elapsed());
         result
     }
 

@@ -55,7 +55,7 @@ mod layer;
 mod listing;
 mod manifest;
 mod manifests;
-pub mod metric_definitions;
+mod metric_definitions;
 mod options;
 mod origin;
 mod pace;

@@ -1,25 +1,69 @@
 //! The metrics of registry calls. `registry` is the host of the registry, `operation` the kind of
 //! call (`manifest_get`, `blob_put`, …).
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use std::time::Duration;
 
-/// Calls by `registry`, `operation` and `status` (an HTTP status, or `none` without an answer).
-pub const REQUESTS: &str = "registry_requests_total";
-/// Seconds until the answer's headers, by `registry` and `operation`. For `blob_put` this holds
-/// the whole upload.
-pub const REQUEST_DURATION: &str = "registry_request_duration_seconds";
-/// Calls tried again, by `registry` and `operation`.
-pub const RETRIES: &str = "registry_retries_total";
-/// Blob bytes moved, by `registry` and `direction` (`received`, `sent`).
-pub const BLOB_BYTES: &str = "registry_blob_bytes_total";
-/// Uploads at once that a registry gets now, by `registry`: fewer after it said that it is busy.
-pub const STREAM_LIMIT: &str = "registry_stream_limit";
+use metrics::{
+    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
-/// Registers the descriptions with the installed recorder.
-pub fn describe() {
-    describe_counter!(REQUESTS, Unit::Count, "Calls to a registry");
-    describe_histogram!(REQUEST_DURATION, Unit::Seconds, "Time until a registry answers");
-    describe_counter!(RETRIES, Unit::Count, "Calls to a registry that were tried again");
-    describe_gauge!(STREAM_LIMIT, Unit::Count, "Uploads at once that a registry gets now");
-    describe_counter!(BLOB_BYTES, Unit::Bytes, "Blob bytes moved to and from a registry");
+/// Says what each tells, and what moves to and from a registry begins at 0.
+pub(crate) fn register(registry: &str) {
+    describe_counter!(
+        "registry_requests_total",
+        Unit::Count,
+        "Calls to a registry; status is that of HTTP, or none without an answer"
+    );
+    describe_histogram!(
+        "registry_request_duration_seconds",
+        Unit::Seconds,
+        "Time until the headers of a registry's answer; for blob_put this holds the whole upload"
+    );
+    describe_counter!(
+        "registry_retries_total",
+        Unit::Count,
+        "Calls to a registry that were tried again"
+    );
+    describe_counter!(
+        "registry_blob_bytes_total",
+        Unit::Bytes,
+        "Blob bytes moved, by direction: received, sent"
+    );
+    describe_gauge!(
+        "registry_stream_limit",
+        Unit::Count,
+        "Uploads at once that a registry gets now: fewer after it said that it is busy"
+    );
+    received(registry).increment(0);
+    sent(registry).increment(0);
+}
+
+/// A call that was answered, or not. `status` is that of HTTP, or `none`.
+pub(crate) fn requested(registry: &str, operation: &'static str, status: String, took: Duration) {
+    let registry = registry.to_owned();
+    histogram!("registry_request_duration_seconds", "registry" => registry.clone(), "operation" => operation)
+        .record(took.as_secs_f64());
+    counter!("registry_requests_total", "registry" => registry, "operation" => operation, "status" => status)
+        .increment(1);
+}
+
+pub(crate) fn retried(registry: &str, operation: &'static str) {
+    counter!("registry_retries_total", "registry" => registry.to_owned(), "operation" => operation)
+        .increment(1);
+}
+
+pub(crate) fn received(registry: &str) -> Counter {
+    blob_bytes(registry, "received")
+}
+
+pub(crate) fn sent(registry: &str) -> Counter {
+    blob_bytes(registry, "sent")
+}
+
+fn blob_bytes(registry: &str, direction: &'static str) -> Counter {
+    counter!("registry_blob_bytes_total", "registry" => registry.to_owned(), "direction" => direction)
+}
+
+pub(crate) fn stream_limit(registry: &str, limit: f64) {
+    gauge!("registry_stream_limit", "registry" => registry.to_owned()).set(limit);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::metric_definitions as names;
+use crate::metric_definitions as metrics;
 
 /// Streams at once for one registry, at most.
 pub(crate) const MAX_STREAMS: u32 = 10;
@@ -86,6 +86,7 @@ impl Pace {
             shut_until: None,
             paid_at: Instant::now(),
         };
+        metrics::stream_limit(host, state.limit);
         Arc::new(Self {
             host: host.to_owned(),
             bytes_per_second,
@@ -152,7 +153,7 @@ impl Pace {
     }
 
     fn tell(&self, limit: f64) {
-        metrics::gauge!(names::STREAM_LIMIT, "registry" => self.host.clone()).set(limit.floor());
+        metrics::stream_limit(&self.host, limit.floor());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -14,7 +14,7 @@ use crate::challenge::Scope;
 use crate::exchange::Call;
 use crate::origin::Origin;
 use crate::pace::Pace;
-use crate::{Error, Options};
+use crate::{Error, Options, metric_definitions as metrics};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const IDLE_CONNECTION_LIMIT: Duration = Duration::from_secs(60);
@@ -51,6 +51,7 @@ impl Registry {
             }
         };
         let http = http_client(options, origin.is_plain_http(), || Policy::custom(follow))?;
+        metrics::register(origin.host());
         let pace = Pace::new(origin.host(), options.max_bytes_per_second);
         Ok(Self(Arc::new(Inner {
             origin,

@@ -6,7 +6,7 @@ use backon::{ExponentialBuilder, Retryable as _};
 use chrono::{DateTime, Utc};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-use crate::{Error, metric_definitions as names};
+use crate::{Error, metric_definitions as metrics};
 
 /// Five more tries, about 6 to 12 s in all: enough for a restart of a proxy or a dropped
 /// connection. Longer outages are the caller's to wait for, who can tell its user.
@@ -36,8 +36,7 @@ where
         .when(Error::is_transient)
         .adjust(delay)
         .notify(|error, wait| {
-            metrics::counter!(names::RETRIES, "registry" => host.to_owned(), "operation" => operation)
-                .increment(1);
+            metrics::retried(host, operation);
             tracing::debug!(
                 registry.host = host,
                 registry.operation = operation,

@@ -21,7 +21,7 @@ use crate::layer::{Content, Packed};
 use crate::manifest::media_types::OCTET_STREAM;
 use crate::patience::LEAST;
 use crate::registry::Registry;
-use crate::{Descriptor, Digest, Error, metric_definitions as names, retry};
+use crate::{Descriptor, Digest, Error, metric_definitions as metrics, retry};
 
 /// An upload may stand still for so many times what is waited for an answer: after the last byte a registry may first
 /// move the whole blob to its place in object storage.
@@ -329,9 +329,7 @@ impl Watched {
         content: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
     ) -> Body {
         let watched = self.clone();
-        let sent = metrics::counter!(
-            names::BLOB_BYTES, "registry" => host.to_owned(), "direction" => "sent"
-        );
+        let sent = metrics::sent(host);
         Body::wrap_stream(content.map(move |piece| match piece {
             Ok(piece) => {
                 watched.moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
