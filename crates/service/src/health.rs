@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::metric_definitions as metrics;
+
 /// The conditions under which a service is ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
@@ -49,6 +51,7 @@ impl Condition {
         if before.as_ref() == Some(&state) {
             return;
         }
+        metrics::condition(self.name, state.is_ok());
         match state {
             Ok(()) => tracing::info!(condition = self.name, "{} is there", self.name),
             Err(reason) => {

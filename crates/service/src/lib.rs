@@ -14,6 +14,7 @@ mod admin;
 mod config;
 mod cron;
 mod health;
+mod metric_definitions;
 mod run;
 mod secret;
 mod telemetry;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::telemetry::{self, Telemetry};
-use crate::{Config, Health, TelemetryOptions};
+use crate::{Config, Health, TelemetryOptions, metric_definitions};
 
 /// `EX_USAGE` of sysexits: the configuration is wrong, and starting again won't help.
 const EXIT_CONFIG: u8 = 64;
@@ -140,6 +140,7 @@ where
         Ok(telemetry) => telemetry,
         Err(error) => return complain(service, &error, EXIT_CONFIG),
     };
+    metric_definitions::register();
     let listener = match TcpListener::bind(options.admin.listen).await {
         Ok(listener) => listener,
         Err(error) => {
