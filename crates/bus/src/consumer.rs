@@ -51,6 +51,7 @@ impl<H> Consumer<H> {
         E: Event,
         H: Handler<E>,
     {
+        metrics::register_consumer(self.options.durable.name);
         let slots = Arc::new(Semaphore::new(self.options.concurrency));
         let running = TaskTracker::new();
         while !shutdown.is_cancelled() {

@@ -44,6 +44,7 @@ impl Outbox {
         service: &'static str,
         shutdown: CancellationToken,
     ) -> Self {
+        metrics::register();
         let (sent, receiver) = mpsc::unbounded_channel();
         let this = Self(Arc::new(Inner { bus: bus.clone(), pool: pool.clone(), service, sent }));
         tokio::spawn(forget_sent(pool.clone(), receiver));

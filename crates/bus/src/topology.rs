@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer, kv, stream};
 use mecapy_proto::{Event, v1};
+use mecapy_service::chain;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error};
+use crate::{Bus, Error, dead_letters, metric_definitions as metrics};
 
 pub const PIPELINE: &str = "PIPELINE";
 pub const OPS: &str = "OPS";
@@ -25,6 +27,9 @@ pub const MAX_DELIVERIES: u64 = 20;
 
 /// A worker that says nothing for so long is not there any more: three missed signs of life.
 pub const WORKER_SILENCE: Duration = Duration::from_secs(15);
+
+/// How often the backlog is looked at for its metrics.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than a relay takes to send again what a dead process had sent already.
@@ -202,4 +207,27 @@ pub async fn backlog(bus: &Bus) -> Result<Vec<(Durable, u64, usize)>, Error> {
         backlog.push((*durable, info.num_pending, info.num_ack_pending));
     }
     Ok(backlog)
+}
+
+/// Shows what waits for each consumer, and the dead letters, until `shutdown`: also of services that are all down, so
+/// it is for one that does nothing else with them.
+pub async fn watch_backlog(bus: &Bus, shutdown: &CancellationToken) {
+    loop {
+        match show_backlog(bus).await {
+            Ok(()) => {}
+            Err(error) => tracing::debug!(error = chain(&error), "the backlog is not known"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn show_backlog(bus: &Bus) -> Result<(), Error> {
+    for (durable, waiting, unacknowledged) in backlog(bus).await? {
+        metrics::backlog(durable.name, waiting, unacknowledged);
+    }
+    metrics::dead_letters_kept(dead_letters::count(bus).await?);
+    Ok(())
 }
