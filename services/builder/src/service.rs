@@ -15,6 +15,7 @@ use crate::base_matrix::BaseMatrix;
 use crate::builder::Builder;
 use crate::config::Config;
 use crate::handler::Handler;
+use crate::metric_definitions;
 use crate::replicas::Replicas;
 
 const CONNECT_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -24,6 +25,7 @@ pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    metric_definitions::register();
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     let primary = config.registries.primary()?;
     let staging = config.registries.staging()?;

@@ -11,7 +11,7 @@ use mecapy_service::{Condition, Context, chain};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Api, Config, Deps, Tokens, grpc, http};
+use crate::{Api, Config, Deps, Tokens, grpc, http, metric_definitions};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -26,6 +26,7 @@ pub struct Gateway {
 
 /// Runs the gateway until it is told to stop, and what it holds has been answered.
 pub async fn run(config: Config, context: Context) -> Result<(), AnyError> {
+    metric_definitions::register();
     let tokens = config.gateway.tokens()?;
     let http = bind("gateway.listen", config.gateway.listen).await?;
     let grpc = bind("gateway.grpc_listen", config.gateway.grpc_listen).await?;

@@ -53,6 +53,7 @@ pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    metric_definitions::register(&config.janitor.policies);
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     sweep::start(&config, &context, &backbone)?;
     let primary = config.registries.primary()?;
@@ -96,6 +97,12 @@ pub async fn run(
         }
     };
     let options = ConsumerOptions { durable: topology::JANITOR, concurrency: 1 };
-    tokio::join!(shown, ticks, backbone.consume::<CleanupRequested, _>(&context, options, janitor));
+    let backlog = topology::watch_backlog(&backbone.bus, &context.shutdown);
+    tokio::join!(
+        shown,
+        ticks,
+        backlog,
+        backbone.consume::<CleanupRequested, _>(&context, options, janitor)
+    );
     Ok(())
 }

@@ -52,6 +52,7 @@ pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    metric_definitions::register();
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     let pool = backbone.pool.clone();
     let primary = config.registries.primary()?;

@@ -40,6 +40,7 @@ pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    metric_definitions::register();
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     let broom = Broom {
         pool: backbone.pool.clone(),

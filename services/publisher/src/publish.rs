@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use chrono::Utc;
 use futures::join;
 use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing, topology};
 use mecapy_objects::Objects;
@@ -140,13 +141,20 @@ impl Publish {
         );
         let (broom, staged) = (self.staging.clone(), checked.staged.clone());
         let digest = checked.digest;
+        // A function's. Nobody waits for a base image.
+        let requested_at = checked.build.base.is_none().then_some(checked.build.requested_at);
         Outcome::commit(move |conn| {
             Box::pin(async move {
                 let moved = builds::published(conn, id, &done.image).await?;
                 Ok(if moved { Outgoing::event(&done) } else { Outgoing::none() })
             })
         })
-        .then(move || broom.sweep_later(id, staged, digest))
+        .then(move || {
+            if let Some(took) = requested_at.and_then(|at| (Utc::now() - at).to_std().ok()) {
+                metrics::ready(took);
+            }
+            broom.sweep_later(id, staged, digest);
+        })
     }
 }
 

@@ -25,6 +25,7 @@ pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    metrics::register();
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     let options = &config.scanner;
     let advisories = Advisories::new(options.database.clone(), options.database_max_age())?;

@@ -131,6 +131,15 @@ impl Worker {
             run_ms: millis(outcome.timings.run),
             store_ms: 0,
         };
+        // Of a later attempt, the wait holds the attempts before it.
+        if task.attempt == 1 {
+            let path = match &left {
+                Left::Parked(_) => "parked",
+                Left::Plain(_) => "plain",
+            };
+            let TaskTimings { queued_ms, fetch_ms, start_ms, .. } = report.timings;
+            metrics::began(cache, path, Duration::from_millis(queued_ms + fetch_ms + start_ms));
+        }
         let store = self.store(task, outcome, ending, report);
         let store = store.instrument(tracing::info_span!("store"));
         tokio::pin!(store);

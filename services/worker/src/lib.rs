@@ -92,6 +92,7 @@ pub async fn run(
     config: Config,
     context: Context,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    metric_definitions::register();
     let name = config.name();
     let sources = Sources::new(
         config.registries.primary()?,

@@ -3,14 +3,155 @@
 use std::time::Duration;
 
 use mecapy_proto::v1::{CacheOutcome, TaskStatus};
-use mecapy_service::metrics::{counter, gauge, histogram};
+use mecapy_service::metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+
+const STATUSES: [TaskStatus; 6] = [
+    TaskStatus::Succeeded,
+    TaskStatus::Failed,
+    TaskStatus::TimedOut,
+    TaskStatus::Oom,
+    TaskStatus::Cancelled,
+    TaskStatus::Lost,
+];
+const CACHE_OUTCOMES: [CacheOutcome; 3] =
+    [CacheOutcome::Hit, CacheOutcome::Miss, CacheOutcome::Failover];
+const PATHS: [&str; 2] = ["parked", "plain"];
+const WARM_UPS: [&str; 8] =
+    ["pulled", "code", "here", "left_out", "no_room", "not_ours", "not_passed", "failed"];
+
+/// Says what each tells; what is counted begins at 0: the first of something is a rise too.
+pub(crate) fn register() {
+    describe_tasks();
+    describe_images();
+    for status in STATUSES {
+        tasks(status).increment(0);
+    }
+    for outcome in CACHE_OUTCOMES {
+        images_asked(outcome).increment(0);
+        for path in PATHS {
+            // Without samples, it is there.
+            let _: Histogram = task_start(outcome, path);
+        }
+    }
+    for path in PATHS {
+        starts(path).increment(0);
+    }
+    for outcome in ["taken", "refused"] {
+        offers(outcome).increment(0);
+    }
+    for outcome in WARM_UPS {
+        warm_ups(outcome).increment(0);
+    }
+    counter!("mecapy_images_evicted_total").increment(0);
+    counter!("registry_failover_total").increment(0);
+    counter!("mecapy_containers_swept_total").increment(0);
+    slots_in_use(0.0);
+    parked(0, 0, 0);
+}
+
+fn describe_tasks() {
+    describe_counter!(
+        "mecapy_tasks_total",
+        Unit::Count,
+        "Tasks whose end was recorded here, by status"
+    );
+    describe_histogram!(
+        "mecapy_task_start_seconds",
+        Unit::Seconds,
+        "From a task's request to its function's start, of first attempts; cache HIT: its image was here; path: parked or plain"
+    );
+    describe_histogram!(
+        "mecapy_task_run_seconds",
+        Unit::Seconds,
+        "From the function's start to its end, by status"
+    );
+    describe_counter!(
+        "mecapy_task_starts_total",
+        Unit::Count,
+        "How functions were started: parked, in a container that waited; plain, in one of their own"
+    );
+    describe_counter!(
+        "mecapy_tasks_offered_total",
+        Unit::Count,
+        "Tasks of a function that is at home on another worker: taken by that one, or refused, since it had no free slot"
+    );
+    describe_gauge!("mecapy_worker_slots", Unit::Count, "Tasks that this worker runs at once");
+    describe_gauge!("mecapy_worker_slots_in_use", Unit::Count, "Tasks that are in hand now");
+    describe_gauge!(
+        "mecapy_parked_containers",
+        Unit::Count,
+        "Containers that wait for a task, by state: waiting, starting"
+    );
+    describe_gauge!(
+        "mecapy_parked_dependencies",
+        Unit::Count,
+        "Sets of dependencies for which containers should wait"
+    );
+    describe_histogram!(
+        "mecapy_park_seconds",
+        Unit::Seconds,
+        "How long it took to park a container; outcome is ok or error"
+    );
+    describe_counter!(
+        "mecapy_containers_swept_total",
+        Unit::Count,
+        "Containers that a dead worker, or a removal that failed, had left behind"
+    );
+}
+
+fn describe_images() {
+    describe_counter!(
+        "mecapy_image_cache_total",
+        Unit::Count,
+        "Whether a task's image was here: HIT, MISS, FAILOVER"
+    );
+    describe_gauge!("mecapy_cached_images", Unit::Count, "Images in the cache");
+    describe_gauge!("mecapy_cached_image_bytes", Unit::Bytes, "What the images in the cache hold");
+    describe_counter!("mecapy_images_evicted_total", Unit::Count, "Images put out of the cache");
+    describe_counter!(
+        "registry_failover_total",
+        Unit::Count,
+        "Pulls that the primary failed and the fallback was asked for"
+    );
+    describe_histogram!(
+        "registry_pull_seconds",
+        Unit::Seconds,
+        "How long a pull took; registry is primary or fallback, outcome ok or what went wrong"
+    );
+    describe_gauge!(
+        "registry_breaker_state",
+        Unit::Count,
+        "0: a registry is asked in its turn; 1: it is tried; 2: it is asked after the others, since it can't be reached"
+    );
+    describe_counter!(
+        "mecapy_warm_ups_total",
+        Unit::Count,
+        "What was published or is a base, fetched before a task came: pulled, code (its dependencies wait already), here, or why not"
+    );
+}
 
 /// Tasks whose end was recorded here, by status.
 pub(crate) fn ended(status: TaskStatus) {
-    counter!("mecapy_tasks_total", "status" => status.as_str_name()).increment(1);
+    tasks(status).increment(1);
 }
 
-/// From the container's start to the function's end.
+fn tasks(status: TaskStatus) -> Counter {
+    counter!("mecapy_tasks_total", "status" => status.as_str_name())
+}
+
+/// From a task's request to its function's start. `path` is parked or plain.
+pub(crate) fn began(cache: CacheOutcome, path: &'static str, took: Duration) {
+    task_start(cache, path).record(took.as_secs_f64());
+}
+
+fn task_start(cache: CacheOutcome, path: &'static str) -> Histogram {
+    histogram!("mecapy_task_start_seconds", "cache" => cache.as_str_name(), "path" => path)
+}
+
+/// From the function's start to its end.
 pub(crate) fn ran(status: TaskStatus, took: Duration) {
     histogram!("mecapy_task_run_seconds", "status" => status.as_str_name())
         .record(took.as_secs_f64());
@@ -18,7 +159,11 @@ pub(crate) fn ran(status: TaskStatus, took: Duration) {
 
 /// Whether a task's image was here: HIT, MISS, FAILOVER.
 pub(crate) fn image_asked(outcome: CacheOutcome) {
-    counter!("mecapy_image_cache_total", "outcome" => outcome.as_str_name()).increment(1);
+    images_asked(outcome).increment(1);
+}
+
+fn images_asked(outcome: CacheOutcome) -> Counter {
+    counter!("mecapy_image_cache_total", "outcome" => outcome.as_str_name())
 }
 
 pub(crate) fn slots(slots: usize) {
@@ -27,6 +172,15 @@ pub(crate) fn slots(slots: usize) {
 
 pub(crate) fn slots_in_use(change: f64) {
     gauge!("mecapy_worker_slots_in_use").increment(change);
+}
+
+/// Tasks of a function that is at home on another worker: taken by that one, or refused, since it had no free slot.
+pub(crate) fn offered(outcome: &'static str) {
+    offers(outcome).increment(1);
+}
+
+fn offers(outcome: &'static str) -> Counter {
+    counter!("mecapy_tasks_offered_total", "outcome" => outcome)
 }
 
 /// What the cache holds.
@@ -63,7 +217,11 @@ pub(crate) fn breaker(registry: &'static str, state: &str) {
 /// What was published or is a base, fetched before a task came: pulled, code (its dependencies wait already), here,
 /// or why not.
 pub(crate) fn warmed_up(outcome: &'static str) {
-    counter!("mecapy_warm_ups_total", "outcome" => outcome).increment(1);
+    warm_ups(outcome).increment(1);
+}
+
+fn warm_ups(outcome: &'static str) -> Counter {
+    counter!("mecapy_warm_ups_total", "outcome" => outcome)
 }
 
 /// Containers that a dead worker, or a removal that failed, had left behind.
@@ -86,5 +244,9 @@ pub(crate) fn park(is_ok: bool, took: Duration) {
 
 /// How a function was started: parked, or plain.
 pub(crate) fn started(path: &'static str) {
-    counter!("mecapy_task_starts_total", "path" => path).increment(1);
+    starts(path).increment(1);
+}
+
+fn starts(path: &'static str) -> Counter {
+    counter!("mecapy_task_starts_total", "path" => path)
 }

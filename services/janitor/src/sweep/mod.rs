@@ -132,6 +132,7 @@ pub(crate) fn start(
     context: &Context,
     backbone: &Backbone,
 ) -> Result<(), mecapy_registry::Error> {
+    metric_definitions::register();
     let staging = Arc::from(config.registries.staging_inventory()?);
     let objects = Objects::new(&config.s3);
     let sweeps = Sweeps::new(backbone, objects, staging, config.janitor.sweep.clone());
