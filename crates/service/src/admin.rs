@@ -3,22 +3,23 @@
 use std::net::SocketAddr;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::Health;
+use crate::telemetry::Metrics;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Admin {
     pub health: Health,
     pub shutdown: CancellationToken,
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
 }
 
 pub(crate) async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
@@ -47,9 +48,10 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    admin.metrics.run_upkeep();
-    ([("content-type", "text/plain; version=0.0.4")], admin.metrics.render())
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (kind, text) = admin.metrics.render(accept.contains("application/openmetrics-text"));
+    ([(CONTENT_TYPE, kind)], text)
 }
 
 /// Asks a service of this machine whether it is ready: what a container's health check runs.

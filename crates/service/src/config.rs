@@ -31,6 +31,8 @@ const SECTIONS: &[&str] = &[
     "worker",
     "mirror",
     "janitor",
+    "notifier",
+    "webhooks",
 ];
 
 /// A service's configuration.
@@ -60,6 +62,7 @@ impl ConfigError {
 /// Reads and checks the configuration.
 pub fn load<C: Config>(file: Option<&Path>) -> Result<C, ConfigError> {
     let config: C = check(file)?;
+    config.service().telemetry.validate()?;
     config.validate()?;
     Ok(config)
 }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use croner::Cron;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 /// A long sleep is cut up, so that a clock that is set or a machine that slept does no harm.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -32,7 +33,18 @@ impl Schedule {
         }
     }
 
-    /// Calls `on_tick` at each tick, until `shutdown`. A tick that passes while one is handled is left out.
+    /// The first span of what comes of a tick, whatever goes on beside it.
+    fn span(&self, tick: DateTime<Utc>) -> Span {
+        tracing::info_span!(
+            parent: None,
+            "tick",
+            schedule.expression = %self,
+            schedule.tick = tick.to_rfc3339(),
+        )
+    }
+
+    /// Calls `on_tick` at each tick, until `shutdown`. A tick that passes while one is handled is left out. What comes of
+    /// a tick is a trace of its own, from here on.
     pub async fn run(
         &self,
         shutdown: &CancellationToken,
@@ -45,7 +57,7 @@ impl Schedule {
                     () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
                 }
             }
-            on_tick(tick).await;
+            on_tick(tick).instrument(self.span(tick)).await;
         }
     }
 }
@@ -117,6 +129,28 @@ mod tests {
         assert!(error.contains("0 2 * * *"), "{error}");
         let read = serde_json::from_str::<Schedule>("\"0 3 * * *\"").unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), "\"0 3 * * *\"");
+    }
+
+    #[test]
+    fn a_tick_begins_a_trace() {
+        use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+        use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+        use tracing_subscriber::layer::SubscriberExt as _;
+
+        let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let trace = |span: &Span| span.context().span().span_context().trace_id();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(spans), || {
+            let schedule: Schedule = "0 2 * * *".parse().unwrap();
+            let other = tracing::info_span!("something else");
+            let ticks = other.in_scope(|| {
+                [at("2025-10-04T02:00:00Z"), at("2025-10-05T02:00:00Z")].map(|at| schedule.span(at))
+            });
+            let sent = ticks[0].in_scope(|| tracing::info_span!("publish"));
+            assert_eq!(trace(&sent), trace(&ticks[0]), "what comes of it is of its trace");
+            assert_ne!(trace(&ticks[0]), trace(&other));
+            assert_ne!(trace(&ticks[0]), trace(&ticks[1]));
+        });
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod health;
 mod metric_definitions;
 mod run;
 mod secret;
+mod steps;
 mod telemetry;
 
 pub use config::{Config, ConfigError, check, load};
@@ -24,7 +25,11 @@ pub use cron::Schedule;
 pub use health::{Condition, Health};
 pub use run::{Context, Options, chain, run};
 pub use secret::Secret;
-pub use telemetry::{Options as TelemetryOptions, install_tls};
+pub use steps::{Step, Steps, step};
+pub use telemetry::{
+    Error as TelemetryError, Options as TelemetryOptions, Telemetry, init as start_telemetry,
+    install_tls,
+};
 
 /// The `metrics` crate that the recorder of [`run`] serves, so that all crates use one version.
 pub use metrics;
