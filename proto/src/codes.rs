@@ -30,6 +30,8 @@ codes! {
     InvalidRequirement => "invalid-requirement",
     UnsupportedPython => "unsupported-python",
     UnsupportedVariant => "unsupported-variant",
+    WebhookRefused => "webhook-refused",
+    TooManyWebhooks => "too-many-webhooks",
     // Building.
     UnknownFunction => "unknown-function",
     VersionConflict => "version-conflict",

@@ -40,6 +40,7 @@ pub const SUBJECTS: &[&str] = &[
     v1::MirrorDone::SUBJECT,
     v1::CleanupRequested::SUBJECT,
     v1::CleanupDone::SUBJECT,
+    v1::WebhookResend::SUBJECT,
 ];
 
 macro_rules! event {
@@ -76,6 +77,14 @@ impl Event for v1::MirrorImage {
     fn key(&self) -> String {
         // One digest may lie in several repositories.
         format!("{}/{}@{}", self.run_id, self.repository, self.digest)
+    }
+}
+
+impl Event for v1::WebhookResend {
+    const SUBJECT: &'static str = "webhook.resend";
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.delivery_id, self.round)
     }
 }
 

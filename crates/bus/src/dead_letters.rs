@@ -10,8 +10,8 @@ use mecapy_proto::{Event, SUBJECTS, v1};
 use serde::Serialize;
 
 use crate::envelope::{self, MESSAGE_ID, TRACEPARENT};
-use crate::topology::DEAD_LETTERS;
-use crate::{Bus, Error};
+use crate::topology::{DEAD_LETTERS, Durable};
+use crate::{Bus, Error, metric_definitions as metrics};
 
 const REASON: &str = "mecapy-reason";
 const DELIVERIES: &str = "mecapy-deliveries";
@@ -44,14 +44,7 @@ pub(crate) async fn bury(
         |info| format!("{}:{}", info.stream, info.stream_sequence),
     );
     headers.insert(MESSAGE_ID, format!("dlq/{}/{place}", letter.consumer));
-    headers.insert(SUBJECT, letter.subject);
-    // A header is one line, and headers count against the largest message.
-    let reason = letter.reason.replace(['\r', '\n'], " ");
-    headers.insert(REASON, &reason[..reason.floor_char_boundary(MAX_REASON)]);
-    headers.insert(DELIVERIES, letter.deliveries.to_string());
-    headers.insert(SERVICE, letter.service);
-    headers.insert(CONSUMER, letter.consumer);
-    let subject = format!("dlq.{}", letter.subject);
+    tell(letter, &mut headers);
     // With our headers, one that barely fitted would not any more: then its place in its stream has to do.
     let payload = if message.payload.len() > MAX_PAYLOAD {
         headers.insert(LEFT_OUT, place.as_str());
@@ -59,6 +52,42 @@ pub(crate) async fn bury(
     } else {
         message.payload.clone()
     };
+    store(bus, letter.subject, headers, payload).await
+}
+
+/// Keeps what failed outside of a consumer: an event that, replayed, has it tried again. Kept twice, it is there once.
+pub async fn keep<E: Event>(
+    bus: &Bus,
+    service: &str,
+    durable: Durable,
+    event: &E,
+    reason: &str,
+    tries: u64,
+) -> Result<(), Error> {
+    let message_id = event.message_id();
+    let mut headers = envelope::headers(service, E::SUBJECT, &message_id, &event.key());
+    headers.insert(MESSAGE_ID, format!("dlq/{}/{message_id}", durable.name));
+    let letter =
+        Letter { subject: E::SUBJECT, reason, deliveries: tries, service, consumer: durable.name };
+    tell(&letter, &mut headers);
+    store(bus, E::SUBJECT, headers, event.encode_to_vec().into()).await?;
+    metrics::dead_letters(durable.name, "exhausted").increment(1);
+    Ok(())
+}
+
+/// Why, how often and where.
+fn tell(letter: &Letter<'_>, headers: &mut HeaderMap) {
+    headers.insert(SUBJECT, letter.subject);
+    // A header is one line, and headers count against the largest message.
+    let reason = letter.reason.replace(['\r', '\n'], " ");
+    headers.insert(REASON, &reason[..reason.floor_char_boundary(MAX_REASON)]);
+    headers.insert(DELIVERIES, letter.deliveries.to_string());
+    headers.insert(SERVICE, letter.service);
+    headers.insert(CONSUMER, letter.consumer);
+}
+
+async fn store(bus: &Bus, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<(), Error> {
+    let subject = format!("dlq.{subject}");
     let failed = |cause: String| Error::Publish { subject: subject.clone(), cause };
     bus.jetstream
         .publish_with_headers(subject.clone(), headers, payload)
@@ -239,11 +268,20 @@ fn readable(subject: &str, body: &[u8]) -> serde_json::Value {
             by_subject!(
                 BuildRequested,
                 BuildDone,
+                BuildFailed,
                 ScanDone,
+                ScanRevoked,
+                PushDone,
+                PushFailed,
                 TaskDispatch,
+                TaskDone,
                 BaseRequested,
+                BaseBuild,
                 MirrorRequested,
-                CleanupRequested
+                MirrorImage,
+                MirrorDone,
+                CleanupRequested,
+                WebhookResend
             )
         })
         .unwrap_or_else(|| serde_json::Value::String(String::from_utf8_lossy(body).into_owned()))

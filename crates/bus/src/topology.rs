@@ -70,6 +70,23 @@ pub const JANITOR: Durable =
 pub const DURABLES: &[Durable] = &[
     BUILDER,
     SCANNER,
+/// What owners are told of.
+pub const NOTIFY_READY: Durable =
+    Durable { name: "notify-ready", stream: PIPELINE, subject: v1::PushDone::SUBJECT };
+pub const NOTIFY_SCANNED: Durable =
+    Durable { name: "notify-scanned", stream: PIPELINE, subject: v1::ScanDone::SUBJECT };
+pub const NOTIFY_BUILD_FAILED: Durable =
+    Durable { name: "notify-build-failed", stream: PIPELINE, subject: v1::BuildFailed::SUBJECT };
+pub const NOTIFY_PUSH_FAILED: Durable =
+    Durable { name: "notify-push-failed", stream: PIPELINE, subject: v1::PushFailed::SUBJECT };
+pub const NOTIFY_REVOKED: Durable =
+    Durable { name: "notify-revoked", stream: PIPELINE, subject: v1::ScanRevoked::SUBJECT };
+pub const NOTIFY_TASK_ENDED: Durable =
+    Durable { name: "notify-task-ended", stream: PIPELINE, subject: v1::TaskDone::SUBJECT };
+/// Dead letters of webhooks, replayed.
+pub const WEBHOOK_RESEND: Durable =
+    Durable { name: "webhook-resend", stream: OPS, subject: v1::WebhookResend::SUBJECT };
+
     PUBLISHER,
     WORKER,
     BASE_MATRIX,
@@ -82,6 +99,13 @@ pub const DURABLES: &[Durable] = &[
 ];
 
 /// What setup may be told.
+    NOTIFY_READY,
+    NOTIFY_SCANNED,
+    NOTIFY_BUILD_FAILED,
+    NOTIFY_PUSH_FAILED,
+    NOTIFY_REVOKED,
+    NOTIFY_TASK_ENDED,
+    WEBHOOK_RESEND,
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Copies of each stream, in a cluster of at least as many servers.
@@ -162,7 +186,7 @@ fn streams(setup: &Setup) -> Vec<stream::Config> {
             PIPELINE,
             &["build.*", "scan.*", "push.*", v1::TaskDone::SUBJECT, v1::TaskCancel::SUBJECT],
         ),
-        events(OPS, &["base.*", "mirror.*", "cleanup.*"]),
+        events(OPS, &["base.*", "mirror.*", "cleanup.*", "webhook.*"]),
         stream::Config {
             retention: stream::RetentionPolicy::WorkQueue,
             discard: stream::DiscardPolicy::New,

@@ -16,6 +16,8 @@ pub enum Leftover {
     LayerIndexes,
     /// Events of builds that are built and tasks that have ended. Their age does not matter.
     KeptEvents,
+    /// Deliveries of webhooks that have ended, and how their tries went.
+    Deliveries,
 }
 
 impl Leftover {
@@ -40,6 +42,11 @@ impl Leftover {
                      left join tasks on tasks.id = kept.id and tasks.state in ('queued', 'running')
                      where kept.created_at <= now() - make_interval(days => $1)
                          and builds.id is null and tasks.id is null limit $2))"
+            }
+            Self::Deliveries => {
+                "delete from webhook_deliveries where ctid = any(array(
+                     select ctid from webhook_deliveries
+                     where ended_at < now() - make_interval(days => $1) and not letter_due limit $2))"
             }
         }
     }

@@ -15,6 +15,7 @@ pub mod cleanup_items;
 pub mod cleanup_runs;
 pub mod cleanup_usage;
 mod connect;
+pub mod deliveries;
 pub mod functions;
 pub mod in_use;
 pub mod inbox;
@@ -39,6 +40,7 @@ pub mod task_runs;
 pub mod tasks;
 mod turn;
 pub mod usage;
+pub mod webhooks;
 
 pub use connect::{Options, connect, connect_lazy, migrate, schema_is_current};
 pub use sqlx::{PgConnection, PgPool, Postgres, Transaction};

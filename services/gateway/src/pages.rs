@@ -55,6 +55,7 @@ pages! {
     "task-timed-out",
     "too-many-requirements",
     "unauthorized",
+    "too-many-webhooks",
     "unavailable",
     "unknown-function",
     "unsupported-media-type",
@@ -62,6 +63,7 @@ pages! {
     "unsupported-variant",
     "version-conflict",
 }
+    "webhook-refused",
 
 /// The page of a code, in Markdown.
 pub(crate) fn page(code: &str) -> Option<&'static str> {

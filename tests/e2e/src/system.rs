@@ -36,10 +36,11 @@ pub enum Service {
     Worker,
     Mirror,
     Janitor,
+    Notifier,
 }
 
 impl Service {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Gateway,
         Self::Builder,
         Self::Scanner,
@@ -47,6 +48,7 @@ impl Service {
         Self::Worker,
         Self::Mirror,
         Self::Janitor,
+        Self::Notifier,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -58,6 +60,7 @@ impl Service {
             Self::Worker => "worker",
             Self::Mirror => "mirror",
             Self::Janitor => "janitor",
+            Self::Notifier => "notifier",
         }
     }
 }

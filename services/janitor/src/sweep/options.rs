@@ -46,6 +46,8 @@ pub struct Options {
     pub producer_input_days: u32,
     /// Reports of mirror runs and cleanups. 0: for ever.
     pub report_days: u32,
+    /// Deliveries of webhooks, since they ended. A dead letter can be replayed for as long.
+    pub delivery_days: u32,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             task_object_days: 30,
             producer_input_days: 90,
             report_days: 400,
+            delivery_days: 30,
         }
     }
 }
@@ -94,6 +97,12 @@ impl Options {
             return Err(ConfigError::key(
                 key("inbox_days"),
                 "must be more than 7: streams keep messages for 7 days, and one that comes again must be known",
+            ));
+        }
+        if self.delivery_days <= STREAM_DAYS {
+            return Err(ConfigError::key(
+                key("delivery_days"),
+                "must be more than 7: an event that comes again within 7 days must be known",
             ));
         }
         if (1..LEAST_INPUT_DAYS).contains(&self.producer_input_days) {

@@ -19,6 +19,7 @@ pub(super) async fn sweep(sweeps: &Sweeps, report: &mut Report) -> Result<(), Er
         ("usage_rows", Leftover::Usage, options.usage_days),
         ("layer_index_rows", Leftover::LayerIndexes, options.layer_index_days),
         ("kept_event_rows", Leftover::KeptEvents, 0),
+        ("delivery_rows", Leftover::Deliveries, options.delivery_days),
     ] {
         for _ in 0..MAX_BATCHES {
             let (gone, more) = leftovers::delete(&sweeps.pool, leftover, days).await?;

@@ -27,6 +27,18 @@ async fn rows_of_long_ago_go_and_those_that_are_needed_stay() {
              select days::text, '1', '{}', now() - days * interval '1 day' from unnest(array[31, 29]) days",
         )
         .await;
+    world
+        .execute(
+            "with webhook as (
+                 insert into webhooks (id, owner, url, description, events, secret)
+                 values (gen_random_uuid(), 'o', 'u', '', '{}', 's') returning id
+             )
+             insert into webhook_deliveries (id, webhook_id, event_id, event_type, body, give_up_at, ended_at, letter_due)
+             select gen_random_uuid(), webhook.id, d.event_id, 't', '{}', now(), now() - d.days * interval '1 day', d.letter_due
+             from webhook, (values ('old', 31, false), ('young', 29, false), ('not yet a dead letter', 31, true))
+                 as d (event_id, days, letter_due)",
+        )
+        .await;
     let (open, request) = world.build(1).await;
     let (built, _) = world.build(2).await;
     let mut conn = world.pool.acquire().await.unwrap();
@@ -42,6 +54,8 @@ async fn rows_of_long_ago_go_and_those_that_are_needed_stay() {
     assert_eq!(report.of("usage_rows"), 1);
     assert_eq!(report.of("layer_index_rows"), 1);
     assert_eq!(report.of("kept_event_rows"), 1);
+    assert_eq!(report.of("delivery_rows"), 1);
+    assert_eq!(world.count("webhook_deliveries where event_id = 'old'").await, 0);
     assert_eq!(world.count("inbox where message_id = 'of last month'").await, 0);
     assert_eq!(world.count("inbox").await, 2);
     assert_eq!(world.count("image_usage where day = current_date - 401").await, 0);

@@ -1,0 +1,382 @@
+//! Deliveries of webhooks: one row a message and webhook, tried from here until it is delivered or given up.
+//!
+//! A try is claimed by a lease and counted; what became of it is written only while it is the newest. A claim that was
+//! never answered for (its process died) is another's once the lease is over.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mecapy_service::Secret;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::{Error, webhooks};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    Pending,
+    Delivered,
+    Dead,
+}
+
+impl DeliveryState {
+    pub const ALL: &[Self] = &[Self::Pending, Self::Delivered, Self::Dead];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|state| state.as_str() == text)
+    }
+}
+
+impl TryFrom<String> for DeliveryState {
+    type Error = Error;
+
+    fn try_from(value: String) -> Result<Self, Error> {
+        Self::parse(&value).ok_or(Error::Unknown { column: "webhook_deliveries.state", value })
+    }
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Delivery {
+    pub id: Uuid,
+    pub webhook_id: Uuid,
+    pub event_id: String,
+    pub event_type: String,
+    #[sqlx(try_from = "String")]
+    pub state: DeliveryState,
+    /// Tries so far.
+    pub attempt: i32,
+    pub round: i32,
+    pub give_up_at: DateTime<Utc>,
+    pub next_attempt_at: DateTime<Utc>,
+    /// What the receiver answered to the last try.
+    pub status: Option<i32>,
+    pub error: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+const COLUMNS: &str = "id, webhook_id, event_id, event_type, state, attempt, round, give_up_at, next_attempt_at, \
+                       status, error, created_at, ended_at";
+
+/// One try, as it went.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Attempt {
+    pub attempt: i32,
+    pub began_at: DateTime<Utc>,
+    pub duration_ms: i64,
+    pub status: Option<i32>,
+    pub error: Option<String>,
+}
+
+/// A message to deliver.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    pub event_id: String,
+    pub event_type: String,
+    pub body: String,
+    /// Tried for so long.
+    pub lasts: Duration,
+}
+
+/// Keeps a message for each of these webhooks, once. The ids of what is new.
+pub async fn insert(
+    conn: &mut PgConnection,
+    webhooks: &[Uuid],
+    new: &NewDelivery,
+) -> Result<Vec<Uuid>, Error> {
+    let ids: Vec<Uuid> = webhooks.iter().map(|_| Uuid::now_v7()).collect();
+    // The join: one that was removed meanwhile is nobody to tell.
+    Ok(sqlx::query_scalar(
+        "insert into webhook_deliveries (id, webhook_id, event_id, event_type, body, give_up_at)
+         select given.id, w.id, $3, $4, $5, now() + make_interval(secs => $6)
+         from unnest($1::uuid[], $2::uuid[]) as given (id, webhook_id) join webhooks w on w.id = given.webhook_id
+         on conflict (webhook_id, event_id) do nothing returning id",
+    )
+    .bind(ids)
+    .bind(webhooks)
+    .bind(&new.event_id)
+    .bind(&new.event_type)
+    .bind(&new.body)
+    .bind(new.lasts.as_secs_f64())
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A try that is ours to make.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    pub id: Uuid,
+    pub webhook_id: Uuid,
+    pub url: String,
+    pub body: String,
+    pub event_type: String,
+    /// The one to sign with, and where it is still valid, the one before.
+    pub secrets: Vec<Secret>,
+    pub attempt: i32,
+    /// Of this day.
+    pub round_attempt: i32,
+    pub give_up_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    pub most: u32,
+    /// Tries that a webhook may have at once in this process, and how many it has.
+    pub per_webhook: u32,
+    pub under_way: &'a [(Uuid, u32)],
+    pub lease: Duration,
+}
+
+/// Takes what is due, the longest due first, but of one webhook only as much as it may have at once: a receiver that is
+/// slow holds up nobody else.
+pub async fn claim(pool: &PgPool, claim: Claim<'_>) -> Result<Vec<Claimed>, Error> {
+    let (busy, numbers): (Vec<Uuid>, Vec<i32>) = claim
+        .under_way
+        .iter()
+        .map(|(id, number)| (*id, i32::try_from(*number).unwrap_or(i32::MAX)))
+        .unzip();
+    type Row =
+        (Uuid, Uuid, String, String, String, String, Option<String>, i32, i32, DateTime<Utc>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "with busy as (
+             select * from unnest($1::uuid[], $2::int[]) as busy (webhook_id, number)
+         ), due as (
+             select d.id, d.webhook_id, d.next_attempt_at from webhook_deliveries d
+             where d.state = 'pending' and d.next_attempt_at <= now()
+                 and (d.leased_until is null or d.leased_until < now())
+                 and not exists (select from busy where busy.webhook_id = d.webhook_id and busy.number >= $3::bigint)
+             order by d.next_attempt_at limit $4::bigint * 4
+             for update skip locked
+         ), placed as (
+             select due.id, row_number() over (partition by due.webhook_id order by due.next_attempt_at)
+                 + coalesce(busy.number, 0) as place
+             from due left join busy using (webhook_id)
+         ), taken as (
+             select id from placed where place <= $3::bigint order by place limit $4::bigint
+         )
+         update webhook_deliveries d
+         set leased_until = now() + make_interval(secs => $5), attempt = d.attempt + 1,
+             round_attempt = d.round_attempt + 1
+         from taken, webhooks w where d.id = taken.id and w.id = d.webhook_id
+         returning d.id, d.webhook_id, w.url, d.body, d.event_type, w.secret,
+             case when w.previous_until > now() then w.previous_secret end, d.attempt, d.round_attempt, d.give_up_at",
+    )
+    .bind(busy)
+    .bind(numbers)
+    .bind(i64::from(claim.per_webhook))
+    .bind(i64::from(claim.most))
+    .bind(claim.lease.as_secs_f64())
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(
+            |(
+                id,
+                webhook_id,
+                url,
+                body,
+                event_type,
+                secret,
+                previous,
+                attempt,
+                round_attempt,
+                give_up_at,
+            )| Claimed {
+                id,
+                webhook_id,
+                url,
+                body,
+                event_type,
+                secrets: std::iter::once(secret).chain(previous).map(Secret::new).collect(),
+                attempt,
+                round_attempt,
+                give_up_at,
+            },
+        )
+        .collect())
+}
+
+/// What a try means for its delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    Retry {
+        at: DateTime<Utc>,
+    },
+    /// Given up; with a dead letter, or without.
+    Dead {
+        letter: bool,
+    },
+    /// The receiver wants no more, of anything.
+    Gone,
+}
+
+/// Writes down how a try went. False: it is not the newest any more, and nothing is changed.
+pub async fn record(
+    pool: &PgPool,
+    id: Uuid,
+    attempt: &Attempt,
+    verdict: &Verdict,
+) -> Result<bool, Error> {
+    let (state, next, letter) = match verdict {
+        Verdict::Delivered => (DeliveryState::Delivered, None, false),
+        Verdict::Retry { at } => (DeliveryState::Pending, Some(*at), false),
+        Verdict::Dead { letter } => (DeliveryState::Dead, None, *letter),
+        Verdict::Gone => (DeliveryState::Dead, None, false),
+    };
+    let mut transaction = pool.begin().await?;
+    let webhook: Option<Uuid> = sqlx::query_scalar(
+        "with ended as (
+             update webhook_deliveries
+             set state = $3, status = $4, error = $5, leased_until = null, letter_due = $6,
+                 next_attempt_at = coalesce($7, next_attempt_at),
+                 ended_at = case when $3 = 'pending' then null else now() end
+             where id = $1 and attempt = $2 and state = 'pending'
+             returning id, webhook_id
+         ), noted as (
+             insert into webhook_attempts (delivery_id, attempt, began_at, duration_ms, status, error)
+             select id, $2, $8::timestamptz, $9::bigint, $4, $5 from ended on conflict do nothing
+         )
+         select webhook_id from ended",
+    )
+    .bind(id)
+    .bind(attempt.attempt)
+    .bind(state.as_str())
+    .bind(attempt.status)
+    .bind(attempt.error.as_deref())
+    .bind(letter)
+    .bind(next)
+    .bind(attempt.began_at)
+    .bind(attempt.duration_ms)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if let (Some(webhook), Verdict::Gone) = (webhook, verdict) {
+        webhooks::disable(&mut transaction, webhook, "the receiver answered 410 Gone").await?;
+    }
+    transaction.commit().await?;
+    Ok(webhook.is_some())
+}
+
+/// One that was given up and is not yet with the dead letters.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Letter {
+    pub id: Uuid,
+    pub round: i32,
+    pub attempt: i32,
+    pub event_id: String,
+    pub error: Option<String>,
+}
+
+/// Locked against the other replicas as long as the transaction lives.
+pub async fn letters_due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Letter>, Error> {
+    Ok(sqlx::query_as(
+        "select id, round, attempt, event_id, error from webhook_deliveries
+         where letter_due order by id limit $1 for update skip locked",
+    )
+    .bind(limit)
+    .fetch_all(conn)
+    .await?)
+}
+
+pub async fn letters_kept(conn: &mut PgConnection, ids: &[Uuid]) -> Result<(), Error> {
+    sqlx::query("update webhook_deliveries set letter_due = false where id = any($1)")
+        .bind(ids)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Has it tried again, at once and for `lasts` from now; what becomes of a try that is under way does not count. With a round, only if that one was given up: what a dead letter
+/// asks for. None: not there, or overtaken.
+pub async fn resend(
+    conn: &mut PgConnection,
+    id: Uuid,
+    round: Option<i32>,
+    lasts: Duration,
+) -> Result<Option<Delivery>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "update webhook_deliveries
+         set state = 'pending', round = round + 1, round_attempt = 0, next_attempt_at = now(),
+             give_up_at = now() + make_interval(secs => $3), ended_at = null, letter_due = false,
+             attempt = attempt + (leased_until is not null)::int, leased_until = null
+         where id = $1 and ($2::int is null or (round = $2 and state = 'dead'))
+         returning {COLUMNS}"
+    )))
+    .bind(id)
+    .bind(round)
+    .bind(lasts.as_secs_f64())
+    .fetch_optional(conn)
+    .await?)
+}
+
+pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Delivery>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS} from webhook_deliveries where id = $1"
+    )))
+    .bind(id)
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// Those of a webhook, newest first, from the one before `before` on.
+pub async fn list(
+    pool: &PgPool,
+    webhook: Uuid,
+    state: Option<DeliveryState>,
+    before: Option<Uuid>,
+    limit: u32,
+) -> Result<Vec<Delivery>, Error> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS} from webhook_deliveries
+         where webhook_id = $1 and id < $2 and ($3::text is null or state = $3) order by id desc limit $4"
+    )))
+    .bind(webhook)
+    .bind(before.unwrap_or(Uuid::max()))
+    .bind(state.map(DeliveryState::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?)
+}
+
+/// How its tries went, oldest first; one that is under way, or whose process died, is not among them.
+pub async fn attempts(pool: &PgPool, id: Uuid) -> Result<Vec<Attempt>, Error> {
+    Ok(sqlx::query_as(
+        "select attempt, began_at, duration_ms, status, error from webhook_attempts
+         where delivery_id = $1 order by attempt desc limit 100",
+    )
+    .bind(id)
+    .fetch_all(pool)
+    .await
+    .map(|mut attempts: Vec<Attempt>| {
+        attempts.reverse();
+        attempts
+    })?)
+}
+
+/// The message, as it is sent.
+pub async fn body(pool: &PgPool, id: Uuid) -> Result<Option<String>, Error> {
+    Ok(sqlx::query_scalar("select body from webhook_deliveries where id = $1")
+        .bind(id)
+        .fetch_optional(pool)
+        .await?)
+}
+
+/// How many wait, and for how long the one that is longest due has been due.
+pub async fn waiting(pool: &PgPool) -> Result<(i64, Duration), Error> {
+    let (number, seconds): (i64, f64) = sqlx::query_as(
+        "select count(*), coalesce(extract(epoch from now() - min(next_attempt_at)), 0)::float8
+         from webhook_deliveries where state = 'pending'",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((number, Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()))
+}
