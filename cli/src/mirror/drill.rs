@@ -8,7 +8,7 @@ use mecapy_engine::{Credentials, End, Engine, Limits, RunRequest};
 use mecapy_proto::TaskId;
 use mecapy_registry::{Digest, ImageRef, Registries};
 use mecapy_service::ConfigError;
-use mecapy_store::mirror_choice;
+use mecapy_store::{mirror_choice, mirror_drills};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,8 @@ pub async fn run(arguments: Drill, servers: &Servers, session: &Session) -> anyh
         .into());
     };
     let credentials = fallback.credentials().map(Credentials::from);
-    let chosen = mirror_choice::recoverable(&servers.pool().await?, arguments.images).await?;
+    let pool = servers.pool().await?;
+    let chosen = mirror_choice::recoverable(&pool, arguments.images).await?;
     if chosen.is_empty() {
         let reason = "no image of a live function was mirrored yet: run `mecapy mirror run`";
         return Err(Stop::NotFound(reason.to_owned()).into());
@@ -92,6 +93,12 @@ pub async fn run(arguments: Drill, servers: &Servers, session: &Session) -> anyh
     let is_well = tried.iter().all(|image| image.problem.is_none());
     let json = serde_json::json!({ "fallback": fallback.host(), "duration_ms": ms(took), "recovered": is_well, "images": tried });
     session.output.show(&json.to_string(), || text(&tried, fallback.host(), took));
+    // For the console. What was found counts also where it can't be kept.
+    let kept =
+        mirror_drills::record(&pool, fallback.host(), is_well, ms(took), &json["images"]).await;
+    if let Err(error) = kept {
+        session.output.note(&format!("error: the drill is not on record: {error}"));
+    }
     Ok(if is_well { Exit::Done } else { Exit::Failed })
 }
 

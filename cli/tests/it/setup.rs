@@ -17,6 +17,7 @@ async fn setup_can_be_run_again_and_status_shows_what_it_made() {
         "consumer worker of TASKS",
         "bucket task-results",
         "bucket workers",
+        "bucket replicas",
         "schema of PostgreSQL",
         "S3 bucket bucket-",
     ] {

@@ -6,7 +6,7 @@ use mecapy_proto::Event;
 use mecapy_service::{Condition, Context, Schedule, chain};
 use mecapy_store::PgPool;
 
-use crate::{Bus, Consumer, ConsumerOptions, Error, Handler, Live, Options, Outbox};
+use crate::{Bus, Consumer, ConsumerOptions, Error, Handler, Live, Options, Outbox, Replicas};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TICK_TRIES: usize = 60;
@@ -32,6 +32,7 @@ impl Backbone {
         let outbox =
             Outbox::start(bus.clone(), pool.clone(), context.service, context.shutdown.clone());
         let live = Live::new(bus.clone());
+        tokio::spawn(Replicas::new(bus.clone()).beat(context.clone()));
         Ok(Self { bus, pool, outbox, live })
     }
 

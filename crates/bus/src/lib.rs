@@ -25,6 +25,7 @@ mod live;
 mod metric_definitions;
 mod outbox;
 mod publisher;
+mod replicas;
 mod results;
 pub mod topology;
 mod trace;
@@ -37,6 +38,7 @@ pub use consumer::{Consumer, ConsumerOptions};
 pub use handler::{Delivery, Handler, HandlerError, Outcome, Outgoing};
 pub use live::{Live, LiveLines};
 pub use outbox::Outbox;
+pub use replicas::{ReplicaStatus, Replicas};
 pub use results::Results;
 pub use workers::{ParkedStatus, RegistryStatus, WorkerStatus, Workers};
 

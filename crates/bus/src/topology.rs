@@ -19,6 +19,7 @@ pub const TASKS: &str = "TASKS";
 pub const DEAD_LETTERS: &str = "DLQ";
 pub const TASK_RESULTS: &str = "task-results";
 pub const WORKERS: &str = "workers";
+pub const REPLICAS: &str = "replicas";
 
 /// A message unacknowledged for this long is delivered again: three missed signs of life.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -27,6 +28,8 @@ pub const MAX_DELIVERIES: u64 = 20;
 
 /// A worker that says nothing for so long is not there any more: three missed signs of life.
 pub const WORKER_SILENCE: Duration = Duration::from_secs(15);
+/// The same of a replica of any service.
+pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// How often the backlog is looked at for its metrics.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -149,7 +152,7 @@ pub async fn setup(bus: &Bus, setup: &Setup) -> Result<Vec<String>, Error> {
     Ok(done)
 }
 
-fn buckets(setup: &Setup) -> [kv::Config; 2] {
+fn buckets(setup: &Setup) -> [kv::Config; 3] {
     [
         kv::Config {
             bucket: TASK_RESULTS.to_owned(),
@@ -163,6 +166,14 @@ fn buckets(setup: &Setup) -> [kv::Config; 2] {
             description: "Workers that live, and what they have".to_owned(),
             max_age: WORKER_SILENCE,
             // Said again every few seconds: nothing that a restart of the server must keep.
+            storage: stream::StorageType::Memory,
+            num_replicas: setup.replicas,
+            ..Default::default()
+        },
+        kv::Config {
+            bucket: REPLICAS.to_owned(),
+            description: "Replicas of services that live, and what they wait for".to_owned(),
+            max_age: SILENCE,
             storage: stream::StorageType::Memory,
             num_replicas: setup.replicas,
             ..Default::default()

@@ -105,7 +105,7 @@ impl Workers {
 }
 
 /// A name as a key can have it: what no key may have in it stands as its number.
-fn key(name: &str) -> String {
+pub(crate) fn key(name: &str) -> String {
     let mut key = String::new();
     for byte in name.bytes() {
         match byte {

@@ -9,12 +9,15 @@
 //!
 //! Functions that are part of such a transaction take a connection; those that only read take the pool.
 
+pub mod audit;
 pub mod bases;
 pub mod builds;
 pub mod cleanup_items;
 pub mod cleanup_runs;
 pub mod cleanup_usage;
 mod connect;
+pub mod console;
+pub mod forecast;
 pub mod deliveries;
 pub mod functions;
 pub mod in_use;
@@ -23,6 +26,7 @@ pub mod layers;
 pub mod leases;
 pub mod leftovers;
 pub mod mirror_choice;
+pub mod mirror_drills;
 pub mod mirror_progress;
 pub mod mirror_runs;
 pub mod outbox;
@@ -31,6 +35,7 @@ pub mod rematches;
 pub mod resolutions;
 pub mod scans;
 pub mod schedule_key;
+pub mod sessions;
 pub mod staging;
 pub mod stalled;
 pub mod stalled_runs;

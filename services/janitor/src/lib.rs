@@ -19,7 +19,6 @@
 mod apply;
 mod config;
 mod error;
-mod forecast;
 mod metric_definitions;
 mod objection;
 pub mod plan;
@@ -42,7 +41,7 @@ use mecapy_service::Context;
 
 pub use config::{Config, Options};
 pub use error::Error;
-pub use forecast::{Forecast, forecast};
+pub use mecapy_store::forecast::{Forecast, forecast};
 pub use report::{Entry, Report};
 pub use run::Janitor;
 

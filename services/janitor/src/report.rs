@@ -6,9 +6,8 @@ use std::fmt::Write as _;
 use mecapy_proto::v1::CleanupDone;
 use mecapy_store::cleanup_items::Item;
 use mecapy_store::cleanup_runs::Run;
+use mecapy_store::forecast::Forecast;
 use serde::{Deserialize, Serialize};
-
-use crate::forecast::Forecast;
 
 /// Items that the text lists; the JSON has all.
 const LISTED: usize = 50;

@@ -12,10 +12,10 @@ use mecapy_proto::v1::CleanupRequested;
 use mecapy_registry::{Digest, Inventory, Registry};
 use mecapy_store::cleanup_items::{self, Item};
 use mecapy_store::cleanup_runs::{self, Ended, Lock, Planned, Request, Run};
+use mecapy_store::forecast::{Forecast, forecast};
 use mecapy_store::registry_images::{self, Verdict};
 use mecapy_store::{PgPool, storage_samples};
 
-use crate::forecast::{Forecast, forecast};
 use crate::plan::{Plan, Policies, Snapshot, plan, reclaim};
 use crate::planned_items::planned_items;
 use crate::report::{Report, Totals, report};

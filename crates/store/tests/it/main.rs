@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod bases;
+mod console;
 mod mirror;
 mod task_runs;
 
