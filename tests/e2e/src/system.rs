@@ -69,6 +69,8 @@ impl Service {
 pub struct System {
     pub owner: String,
     pub api: Api,
+    /// The gateway's URL for gRPC.
+    pub grpc: String,
     pub bus: Bus,
     pub pool: PgPool,
     pub nats: Nats,
@@ -159,6 +161,7 @@ impl System {
         }
         Ok(Self {
             api: Api::new(format!("http://127.0.0.1:{}", http.number), token)?,
+            grpc: format!("http://127.0.0.1:{}", grpc.number),
             bus: Bus::connect_now("e2e", &options).await?,
             pool: mecapy_store::connect(&mecapy_store::Options {
                 url: postgres.clone(),
@@ -208,9 +211,14 @@ impl System {
         .await;
     }
 
+    /// Where a service's admin port is.
+    pub fn admin_address(&self, service: Service) -> String {
+        format!("127.0.0.1:{}", self.admin_ports[&service].number)
+    }
+
     /// What a service's admin port answers; an error unless it is 200.
     pub async fn admin(&self, service: Service, path: &str) -> Result<String> {
-        let url = format!("http://127.0.0.1:{}{path}", self.admin_ports[&service].number);
+        let url = format!("http://{}{path}", self.admin_address(service));
         Ok(reqwest::Client::builder()
             .no_proxy()
             .build()?

@@ -7,7 +7,6 @@
     reason = "a test that can't go on should say where"
 )]
 
-mod alerts;
 mod cleanup;
 mod garbage;
 mod sweep;

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod alerts;
 mod base;
 mod chain;
 mod cleanup;
+mod dashboards;
 mod events;
 mod faults;
 mod mirror;
+mod operations;
 mod trace;
 
 use std::time::Duration;
