@@ -121,7 +121,7 @@ async fn janitor(infra: &Infra, pool: &PgPool, registry: &Registry) -> Result<Ja
 
 async fn run(janitor: &Janitor, run: &str, dry_run: bool) -> Result<Duration> {
     let event = CleanupRequested { run_id: run.to_owned(), dry_run, ..Default::default() };
-    let delivery = Delivery { message_id: run.to_owned(), count: 1, hand_back: Default::default() };
+    let delivery = Delivery::new(run, 1, Default::default());
     let began = Instant::now();
     let outcome =
         janitor.handle(event, &delivery).await.map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -79,10 +79,31 @@ impl Backbone {
         E: Event,
         H: Handler<E>,
     {
-        let condition = context.health.condition(options.durable.name);
-        Consumer::new(options, handler, self.outbox.clone(), condition)
+        self.consumer(context, options, handler)
             .run::<E>(context.shutdown.clone(), context.hand_back.clone())
             .await;
+    }
+
+    /// As [`Self::consume`], and takes what other replicas offer to the one of this name.
+    pub async fn consume_as<E, H>(
+        &self,
+        context: &Context,
+        options: ConsumerOptions,
+        replica: &str,
+        handler: H,
+    ) where
+        E: Event,
+        H: Handler<E>,
+    {
+        self.consumer(context, options, handler)
+            .taking_offers_as(replica)
+            .run::<E>(context.shutdown.clone(), context.hand_back.clone())
+            .await;
+    }
+
+    fn consumer<H>(&self, context: &Context, options: ConsumerOptions, handler: H) -> Consumer<H> {
+        let condition = context.health.condition(options.durable.name);
+        Consumer::new(options, handler, self.outbox.clone(), condition)
     }
 }
 

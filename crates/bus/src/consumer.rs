@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Batch;
+use async_nats::jetstream::{AckKind, Message};
 use futures::{FutureExt as _, StreamExt as _};
 use mecapy_proto::Event;
 use mecapy_service::Condition;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delivery::{self, Origin};
+use crate::offers::{Offer, Offers};
 use crate::topology::{self, Durable};
-use crate::{Error, Handler, Outbox, delivery, metric_definitions as metrics};
+use crate::{Error, Handler, Outbox, metric_definitions as metrics};
 
 /// How long a pull waits for messages. A lost consumer, or a server that forgot the pull, is noticed after it.
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
@@ -38,11 +40,28 @@ pub struct Consumer<H> {
     handler: Arc<H>,
     outbox: Outbox,
     condition: Condition,
+    takes_offers_as: Option<String>,
+}
+
+/// What runs, and what ends it.
+struct Work<'a> {
+    slots: Arc<Semaphore>,
+    running: TaskTracker,
+    shutdown: &'a CancellationToken,
+    hand_back: &'a CancellationToken,
 }
 
 impl<H> Consumer<H> {
     pub fn new(options: ConsumerOptions, handler: H, outbox: Outbox, condition: Condition) -> Self {
-        Self { options, handler: Arc::new(handler), outbox, condition }
+        let takes_offers_as = None;
+        Self { options, handler: Arc::new(handler), outbox, condition, takes_offers_as }
+    }
+
+    /// Takes what other replicas offer to the one of this name, while a slot is free.
+    #[must_use]
+    pub fn taking_offers_as(mut self, replica: &str) -> Self {
+        self.takes_offers_as = Some(replica.to_owned());
+        self
     }
 
     /// Runs until `shutdown`, then lets what runs finish; `hand_back` gives the rest to other replicas.
@@ -52,10 +71,14 @@ impl<H> Consumer<H> {
         H: Handler<E>,
     {
         metrics::register_consumer(self.options.durable.name);
-        let slots = Arc::new(Semaphore::new(self.options.concurrency));
-        let running = TaskTracker::new();
+        let work = Work {
+            slots: Arc::new(Semaphore::new(self.options.concurrency)),
+            running: TaskTracker::new(),
+            shutdown: &shutdown,
+            hand_back: &hand_back,
+        };
         while !shutdown.is_cancelled() {
-            let end = self.bound::<E>(&slots, &running, &shutdown, &hand_back).await;
+            let end = self.bound::<E>(&work).await;
             let Err(error) = end else { break };
             self.condition.missing(error.to_string());
             metrics::rebinds(self.options.durable.name).increment(1);
@@ -64,29 +87,31 @@ impl<H> Consumer<H> {
                 () = shutdown.cancelled() => {}
             }
         }
-        running.close();
-        running.wait().await;
+        work.running.close();
+        work.running.wait().await;
         self.outbox.bus().flush().await;
     }
 
     /// Consumes as long as the consumer is there.
-    async fn bound<E>(
-        &self,
-        slots: &Arc<Semaphore>,
-        running: &TaskTracker,
-        shutdown: &CancellationToken,
-        hand_back: &CancellationToken,
-    ) -> Result<(), Error>
+    async fn bound<E>(&self, work: &Work<'_>) -> Result<(), Error>
     where
         E: Event,
         H: Handler<E>,
     {
-        let bind = topology::bind(self.outbox.bus(), self.options.durable);
-        let Some(consumer) = shutdown.run_until_cancelled(bind).await else { return Ok(()) };
-        let consumer = consumer?;
+        let (bus, durable) = (self.outbox.bus(), self.options.durable);
+        let bind = async {
+            let consumer = topology::bind(bus, durable).await?;
+            let offers = match &self.takes_offers_as {
+                Some(replica) => Some(Offers::listen(bus, durable, replica).await?),
+                None => None,
+            };
+            Ok::<_, Error>((consumer, offers))
+        };
+        let Some(bound) = work.shutdown.run_until_cancelled(bind).await else { return Ok(()) };
+        let (consumer, mut offers) = bound?;
         self.condition.met();
-        while !shutdown.is_cancelled() {
-            self.pull::<E>(&consumer, slots, running, shutdown, hand_back).await?;
+        while !work.shutdown.is_cancelled() {
+            self.pull::<E>(&consumer, &mut offers, work).await?;
         }
         Ok(())
     }
@@ -96,10 +121,8 @@ impl<H> Consumer<H> {
     async fn pull<E>(
         &self,
         consumer: &PullConsumer,
-        slots: &Arc<Semaphore>,
-        running: &TaskTracker,
-        shutdown: &CancellationToken,
-        hand_back: &CancellationToken,
+        offers: &mut Option<Offers>,
+        work: &Work<'_>,
     ) -> Result<(), Error>
     where
         E: Event,
@@ -108,13 +131,9 @@ impl<H> Consumer<H> {
         let lost = |cause: String| {
             Error::jetstream(format!("consumer {}", self.options.durable.name), cause)
         };
-        let few = u32::try_from(self.options.concurrency / 8).unwrap_or(1).max(1);
-        let free = Arc::clone(slots).acquire_many_owned(few);
-        let Some(free) = shutdown.run_until_cancelled(free).await else { return Ok(()) };
+        let free = self.free_slots(offers, &work.slots);
+        let Some(free) = work.shutdown.run_until_cancelled(free).await else { return Ok(()) };
         let mut permits = free.map_err(|error| lost(error.to_string()))?;
-        while let Ok(permit) = Arc::clone(slots).try_acquire_owned() {
-            permits.merge(permit);
-        }
         // No heartbeat: with it, a message that comes during the wait is not returned.
         let mut messages = consumer
             .batch()
@@ -123,27 +142,97 @@ impl<H> Consumer<H> {
             .messages()
             .await
             .map_err(|error| lost(error.to_string()))?;
+        let mut took_an_offer = false;
         while let Some(permit) = permits.split(1) {
-            let next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next());
-            let Some(next) = shutdown.run_until_cancelled(next).await else {
+            let next = async {
+                tokio::select! {
+                    next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next()) => Next::Pulled(next.ok().flatten()),
+                    offer = next_offer(offers) => Next::Offered(offer),
+                }
+            };
+            let Some(next) = work.shutdown.run_until_cancelled(next).await else {
                 hand_back_the_rest(messages, consumer.clone()).await;
                 return Ok(());
             };
-            let message = match next {
-                Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(error))) => return Err(lost(error.to_string())),
-                Ok(None) | Err(_) => return Ok(()),
-            };
-            let (durable, handler, outbox) =
-                (self.options.durable, Arc::clone(&self.handler), self.outbox.clone());
-            let hand_back = hand_back.clone();
-            running.spawn(async move {
-                delivery::process::<E, H>(message, durable, handler.as_ref(), &outbox, &hand_back)
-                    .await;
-                drop(permit);
-            });
+            match next {
+                Next::Pulled(Some(Ok(message))) => {
+                    self.process::<E>(message, Origin::Queue, permit, work);
+                }
+                Next::Pulled(Some(Err(error))) => return Err(lost(error.to_string())),
+                Next::Pulled(None) => return Ok(()),
+                Next::Offered(offer) => {
+                    took_an_offer = true;
+                    self.process::<E>(offer.take().await, Origin::Replica, permit, work);
+                }
+            }
+        }
+        // The pull was for more messages than there are slots now.
+        if took_an_offer {
+            hand_back_the_rest(messages, consumer.clone()).await;
         }
         Ok(())
+    }
+
+    /// All that are free, once some are. Until then, nothing that is offered can be taken.
+    async fn free_slots(
+        &self,
+        offers: &mut Option<Offers>,
+        slots: &Arc<Semaphore>,
+    ) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+        let few = u32::try_from(self.options.concurrency / 8).unwrap_or(1).max(1);
+        let free = Arc::clone(slots).acquire_many_owned(few);
+        tokio::pin!(free);
+        let mut permits = loop {
+            tokio::select! {
+                biased;
+                permits = &mut free => break permits?,
+                offer = next_offer(offers) => offer.refuse().await,
+            }
+        };
+        while let Ok(permit) = Arc::clone(slots).try_acquire_owned() {
+            permits.merge(permit);
+        }
+        Ok(permits)
+    }
+
+    fn process<E>(
+        &self,
+        message: Message,
+        origin: Origin,
+        permit: OwnedSemaphorePermit,
+        work: &Work<'_>,
+    ) where
+        E: Event,
+        H: Handler<E>,
+    {
+        let (durable, handler, outbox) =
+            (self.options.durable, Arc::clone(&self.handler), self.outbox.clone());
+        let hand_back = work.hand_back.clone();
+        work.running.spawn(async move {
+            delivery::process::<E, H>(
+                message,
+                durable,
+                handler.as_ref(),
+                &outbox,
+                &hand_back,
+                origin,
+            )
+            .await;
+            drop(permit);
+        });
+    }
+}
+
+enum Next {
+    /// None: the pull is over.
+    Pulled(Option<Result<Message, async_nats::Error>>),
+    Offered(Offer),
+}
+
+async fn next_offer(offers: &mut Option<Offers>) -> Offer {
+    match offers {
+        Some(offers) => offers.next().await,
+        None => std::future::pending().await,
     }
 }
 

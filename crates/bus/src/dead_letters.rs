@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use mecapy_proto::{Event, SUBJECTS, v1};
 use serde::Serialize;
+use tracing::Instrument as _;
 
-use crate::envelope::{self, MESSAGE_ID, TRACEPARENT};
+use crate::envelope::{self, FIRST_TRACE, MESSAGE_ID, TRACEPARENT};
 use crate::topology::{DEAD_LETTERS, Durable};
-use crate::{Bus, Error, metric_definitions as metrics};
+use crate::{Bus, Error, metric_definitions as metrics, trace};
 
 const REASON: &str = "mecapy-reason";
 const DELIVERIES: &str = "mecapy-deliveries";
@@ -45,6 +46,11 @@ pub(crate) async fn bury(
     );
     headers.insert(MESSAGE_ID, format!("dlq/{}/{place}", letter.consumer));
     tell(letter, &mut headers);
+    if headers.get(TRACEPARENT).is_none()
+        && let Some(traceparent) = trace::traceparent(&tracing::Span::current(), None)
+    {
+        headers.insert(TRACEPARENT, traceparent);
+    }
     // With our headers, one that barely fitted would not any more: then its place in its stream has to do.
     let payload = if message.payload.len() > MAX_PAYLOAD {
         headers.insert(LEFT_OUT, place.as_str());
@@ -175,27 +181,54 @@ pub async fn get(bus: &Bus, id: u64) -> Result<Option<DeadLetter>, Error> {
 }
 
 /// Publishes the original message again, to where it was to go, and drops the dead letter. False: not there.
+///
+/// What comes of it is a trace of its own, with a link to the one in which the message was sent first.
 pub async fn replay(bus: &Bus, id: u64) -> Result<bool, Error> {
     let Some(message) = raw(bus, id).await? else { return Ok(false) };
-    let subject = envelope::get(Some(&message.headers), SUBJECT).unwrap_or_default().to_owned();
+    let header = |name: &str| envelope::get(Some(&message.headers), name);
+    let subject = header(SUBJECT).unwrap_or_default();
+    let first = header(FIRST_TRACE).or_else(|| header(TRACEPARENT));
+    let span = tracing::info_span!(
+        parent: None,
+        "publish",
+        otel.name = format!("publish {subject}"),
+        otel.kind = "producer",
+        messaging.system = "nats",
+        messaging.operation.name = "publish",
+        messaging.operation.type = "send",
+        messaging.destination.name = subject,
+        messaging.message.body.size = message.payload.len() as i64,
+        dead_letter.id = id as i64,
+    );
+    trace::link(&span, first);
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter() {
         let name: &str = name.as_ref();
-        if !name.starts_with("mecapy-") && !name.eq_ignore_ascii_case(MESSAGE_ID) {
+        let is_of_this_try = name.starts_with("mecapy-")
+            || name.eq_ignore_ascii_case(MESSAGE_ID)
+            || name.eq_ignore_ascii_case(TRACEPARENT);
+        if !is_of_this_try {
             for value in values {
                 headers.append(name, value.as_str());
             }
         }
     }
+    if let Some(first) = first {
+        headers.insert(FIRST_TRACE, first);
+    }
+    if let Some(traceparent) = trace::traceparent(&span, None) {
+        headers.insert(TRACEPARENT, traceparent);
+    }
     // Not the first id: the stream may still know it, and would drop this copy.
     headers.insert(MESSAGE_ID, format!("replay/{id}"));
-    let failed = |cause: String| Error::Publish { subject: subject.clone(), cause };
-    bus.jetstream
-        .publish_with_headers(subject.clone(), headers, message.payload.clone())
-        .await
-        .map_err(|error| failed(error.to_string()))?
-        .await
-        .map_err(|error| failed(error.to_string()))?;
+    let failed = |cause: String| Error::Publish { subject: subject.to_owned(), cause };
+    let publish = async {
+        bus.jetstream
+            .publish_with_headers(subject.to_owned(), headers, message.payload.clone())
+            .await?
+            .await
+    };
+    publish.instrument(span).await.map_err(|error| failed(error.to_string()))?;
     drop_letter(bus, id).await
 }
 

@@ -4,15 +4,19 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{AckKind, Message};
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
-use mecapy_proto::Event;
+use mecapy_proto::{BuildId, Event};
+use mecapy_service::Steps;
 use mecapy_store::inbox;
+use mecapy_store::stages::{self, Stage};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use crate::envelope::{self, TRACEPARENT};
+use crate::envelope::{self, FIRST_TRACE, TRACEPARENT};
 use crate::handler::Rest;
+use crate::outbox::Handled;
 use crate::topology::{ACK_WAIT, Durable, MAX_DELIVERIES};
 use crate::{
     Delivery, Handler, HandlerError, Outbox, Outcome, dead_letters, metric_definitions as metrics,
@@ -27,6 +31,7 @@ enum Ended {
     Retried,
     DeadLettered,
     HandedBack,
+    PassedOn,
 }
 
 impl Ended {
@@ -37,8 +42,17 @@ impl Ended {
             Self::Retried => "retried",
             Self::DeadLettered => "dead_lettered",
             Self::HandedBack => "handed_back",
+            Self::PassedOn => "passed_on",
         }
     }
+}
+
+/// Where a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Queue,
+    /// Another replica passed it on.
+    Replica,
 }
 
 pub(crate) async fn process<E: Event, H: Handler<E>>(
@@ -47,31 +61,52 @@ pub(crate) async fn process<E: Event, H: Handler<E>>(
     handler: &H,
     outbox: &Outbox,
     hand_back: &CancellationToken,
+    origin: Origin,
 ) {
-    let began = Instant::now();
+    let (began, started_at) = (Instant::now(), Utc::now());
     let count = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
     if count > 1 {
         metrics::redeliveries(durable.name).increment(1);
     }
-    let traceparent = envelope::get(message.headers.as_ref(), TRACEPARENT).map(str::to_owned);
+    let traceparent = envelope::get(message.headers.as_ref(), TRACEPARENT)
+        .filter(|traceparent| trace::trace_id(traceparent).is_some())
+        .map(str::to_owned);
     let span = tracing::info_span!(
         "process",
         otel.name = format!("process {}", durable.subject),
         otel.kind = "consumer",
+        otel.status_code = Empty,
         messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
         messaging.destination.name = durable.subject,
         messaging.consumer.group.name = durable.name,
-        messaging.message.id = tracing::field::Empty,
-        delivery = count,
+        messaging.message.id = Empty,
+        messaging.message.body.size = message.payload.len() as i64,
+        error.type = Empty,
+        delivery = count as i64,
     );
     trace::set_parent(&span, traceparent.as_deref());
+    // What was a dead letter is tried in a trace of its own.
+    trace::link(&span, envelope::get(message.headers.as_ref(), FIRST_TRACE));
     let in_flight = metrics::in_flight(durable.name);
     in_flight.increment(1.0);
-    let attempt = Attempt { message: &message, durable, outbox, hand_back, traceparent, count };
-    let (ended, rest) = attempt.run(handler).instrument(span).await;
+    let attempt = Attempt {
+        message: &message,
+        durable,
+        outbox,
+        hand_back,
+        origin,
+        traceparent,
+        count,
+        started_at,
+        steps: Steps::default(),
+    };
+    let (ended, rest) = attempt.run(handler).instrument(span.clone()).await;
     in_flight.decrement(1.0);
     metrics::deliveries(durable.name, ended.as_str()).increment(1);
-    metrics::handled(durable.name, began.elapsed());
+    span.in_scope(|| metrics::handled(durable.name, began.elapsed()));
+    drop(span);
     if let Some(rest) = rest {
         rest.await;
     }
@@ -82,8 +117,18 @@ struct Attempt<'a> {
     durable: Durable,
     outbox: &'a Outbox,
     hand_back: &'a CancellationToken,
+    origin: Origin,
     traceparent: Option<String>,
     count: u64,
+    started_at: DateTime<Utc>,
+    steps: Steps,
+}
+
+/// The stage of a build that the message is.
+#[derive(Debug, Clone, Copy)]
+struct StageOf {
+    build: BuildId,
+    name: &'static str,
 }
 
 impl Attempt<'_> {
@@ -101,28 +146,39 @@ impl Attempt<'_> {
         };
         let message_id = event.message_id();
         Span::current().record("messaging.message.id", &message_id);
+        let stage =
+            H::STAGE.zip(event.key().parse().ok()).map(|(name, build)| StageOf { build, name });
 
         let handled = tokio::select! {
             // A panic is a bug of ours with this message: kept for us to see, instead of coming back for ever.
-            handled = AssertUnwindSafe(self.handle(handler, event, &message_id)).catch_unwind() => {
+            handled = AssertUnwindSafe(self.handle(handler, event, &message_id, stage)).catch_unwind() => {
                 handled.unwrap_or_else(|_| Err(HandlerError::permanent("the handler panicked: see the service's log")))
             }
             never = self.progress() => match never {},
             () = self.hand_back.cancelled() => {
+                self.note(stage, stages::Outcome::HandedBack);
                 self.ack(AckKind::Nak(None)).await;
                 return (Ended::HandedBack, None);
             }
         };
         let ended = match handled {
+            // Whose it is now acknowledges it.
+            Ok((Ended::PassedOn, _)) => return (Ended::PassedOn, None),
             Ok((ended, rest)) => {
                 self.double_ack().await;
                 return (ended, rest);
             }
-            Err(HandlerError::Permanent(reason)) => self.bury("permanent", &reason).await,
+            Err(HandlerError::Permanent(reason)) => {
+                self.note(stage, stages::Outcome::DeadLettered);
+                self.bury("permanent", &reason).await
+            }
             Err(error) if self.count >= MAX_DELIVERIES => {
+                self.note(stage, stages::Outcome::DeadLettered);
                 self.bury("exhausted", &error.to_string()).await
             }
             Err(error) => {
+                self.note(stage, stages::Outcome::Retried);
+                failed("transient");
                 let delay = backoff(self.count);
                 tracing::warn!(
                     message_id,
@@ -144,19 +200,24 @@ impl Attempt<'_> {
         handler: &H,
         event: E,
         message_id: &str,
+        stage: Option<StageOf>,
     ) -> Result<(Ended, Option<Rest>), HandlerError> {
         if !H::KNOWS_DUPLICATES
             && inbox::contains(self.outbox.pool(), self.durable.name, message_id).await?
         {
             return Ok((Ended::Duplicate, None));
         }
-        let delivery = Delivery {
-            message_id: message_id.to_owned(),
-            count: self.count,
-            hand_back: self.hand_back.clone(),
-        };
-        let outcome = handler.handle(event, &delivery).await?;
-        self.commit(outcome, message_id).await
+        let mut delivery = Delivery::new(message_id, self.count, self.hand_back.clone());
+        if self.origin == Origin::Queue {
+            let bus = self.outbox.bus().clone();
+            delivery = delivery.with_offering(bus, self.durable, self.message.clone());
+        }
+        let work = trace::caused_by(self.traceparent.clone(), handler.handle(event, &delivery));
+        let outcome = self.steps.collect(work).await?;
+        if outcome.is_passed_on() {
+            return Ok((Ended::PassedOn, None));
+        }
+        self.commit(outcome, message_id, stage).await
     }
 
     /// Inbox, state and outbox in one transaction; then the messages go out.
@@ -164,18 +225,25 @@ impl Attempt<'_> {
         &self,
         mut outcome: Outcome,
         message_id: &str,
+        stage: Option<StageOf>,
     ) -> Result<(Ended, Option<Rest>), HandlerError> {
         let (after, rest) = (outcome.take_after(), outcome.take_rest());
         let mut transaction =
             self.outbox.pool().begin().await.map_err(mecapy_store::Error::from)?;
         let outgoing = outcome.apply(&mut transaction).await?;
-        let traceparent = self.traceparent.as_deref();
-        let consumer = self.durable.name;
-        let Some(written) = self
-            .outbox
-            .record(&mut transaction, consumer, message_id, outgoing, traceparent)
-            .await?
-        else {
+        if let Some(subject) = outgoing.failure() {
+            failed(subject);
+        }
+        // Where nothing comes of it, the build was elsewhere, and this was no stage of it.
+        let stage = stage.filter(|_| !outgoing.is_empty());
+        let stage = stage.map(|of| (of.build, self.stage(of.name, stages::Outcome::Done)));
+        let handled = Handled {
+            consumer: self.durable.name,
+            message_id,
+            traceparent: self.traceparent.as_deref(),
+            stage,
+        };
+        let Some(written) = self.outbox.record(&mut transaction, handled, outgoing).await? else {
             // Dropping the transaction takes the effect back.
             return Ok((Ended::Duplicate, None));
         };
@@ -185,6 +253,34 @@ impl Attempt<'_> {
             after();
         }
         Ok((Ended::Handled, rest))
+    }
+
+    fn stage(&self, name: &str, outcome: stages::Outcome) -> Stage {
+        let mut steps: Vec<stages::Step> = self.steps.take().into_iter().map(step).collect();
+        steps.sort_by_key(|step| step.started_at);
+        let traceparent = trace::traceparent(&Span::current(), self.traceparent.as_deref());
+        Stage {
+            name: name.to_owned(),
+            service: self.outbox.service().to_owned(),
+            delivery: self.count,
+            trace_id: traceparent.as_deref().and_then(trace::trace_id).map(str::to_owned),
+            started_at: self.started_at,
+            ended_at: Utc::now(),
+            outcome,
+            steps,
+        }
+    }
+
+    /// Notes a stage that came to nothing. Beside the answer to the queue, which doesn't wait for a database that may be
+    /// what failed.
+    fn note(&self, stage: Option<StageOf>, outcome: stages::Outcome) {
+        let Some(StageOf { build, name }) = stage else { return };
+        let (stage, pool) = (self.stage(name, outcome), self.outbox.pool().clone());
+        tokio::spawn(async move {
+            if let Err(error) = stages::add(&pool, build, &stage).await {
+                tracing::debug!(%error, build.id = %build, "a stage was not noted");
+            }
+        });
     }
 
     /// Tells the server that the work goes on; never returns.
@@ -197,6 +293,7 @@ impl Attempt<'_> {
 
     /// Keeps the message as a dead letter, and only then takes it off the queue.
     async fn bury(&self, kind: &'static str, reason: &str) -> Ended {
+        failed(kind);
         let letter = dead_letters::Letter {
             subject: self.durable.subject,
             reason,
@@ -235,6 +332,21 @@ impl Attempt<'_> {
         if let Err(error) = self.message.ack_with(kind).await {
             tracing::debug!(%error, "an ack was not sent");
         }
+    }
+}
+
+/// The span tells of it.
+fn failed(kind: &str) {
+    Span::current().record("otel.status_code", "ERROR").record("error.type", kind);
+}
+
+fn step(step: mecapy_service::Step) -> stages::Step {
+    let took = TimeDelta::from_std(step.took).unwrap_or_default();
+    stages::Step {
+        name: step.name.to_owned(),
+        started_at: step.started_at,
+        ended_at: step.started_at + took,
+        failed: step.failed,
     }
 }
 

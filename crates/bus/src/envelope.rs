@@ -7,6 +7,8 @@ use mecapy_proto::Event;
 const SPEC_VERSION: &str = "1.0";
 pub(crate) const CONTENT_TYPE: &str = "content-type";
 pub(crate) const TRACEPARENT: &str = "traceparent";
+/// The `traceparent` that a dead letter had when it was sent first.
+pub(crate) const FIRST_TRACE: &str = "mecapy-first-trace";
 pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 const PROTOBUF: &str = "application/protobuf";
 const JSON: &str = "application/json";

@@ -1,21 +1,29 @@
-//! What a service gives to the bus. No type of NATS in it.
+//! What a service gives to the bus. No type of NATS in what it sees.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+use async_nats::jetstream::Message as Received;
 use chrono::{DateTime, Utc};
 use mecapy_proto::Event;
 use mecapy_store::PgConnection;
 use mecapy_store::outbox::Message;
 use tokio_util::sync::CancellationToken;
 
+use crate::topology::Durable;
+use crate::{Bus, offers};
+
 /// Handles the events of one subject.
 pub trait Handler<E: Event>: Send + Sync + 'static {
     /// Whether the handler's own state tells it that an event was handled before. Then the inbox is not asked
     /// before the work, which spares a round trip; at the commit it has its say all the same.
     const KNOWS_DUPLICATES: bool = false;
+
+    /// What handling an event is of the build that the event is about: that it was done, and its steps
+    /// ([`mecapy_service::step`]), is noted with the build. None: its events are not about a build.
+    const STAGE: Option<&'static str> = None;
 
     /// Does the outside work, which must bear being done twice, and returns what to write.
     ///
@@ -35,6 +43,43 @@ pub struct Delivery {
     pub count: u64,
     /// Cancelled when the process must end: stop, and the message goes to another replica.
     pub hand_back: CancellationToken,
+    /// None: another replica offered the message, and here it stays.
+    offering: Option<Offering>,
+}
+
+#[derive(Debug, Clone)]
+struct Offering {
+    bus: Bus,
+    durable: Durable,
+    message: Received,
+}
+
+impl Delivery {
+    pub fn new(message_id: impl Into<String>, count: u64, hand_back: CancellationToken) -> Self {
+        Self { message_id: message_id.into(), count, hand_back, offering: None }
+    }
+
+    /// Of a message that may be offered to other replicas.
+    pub(crate) fn with_offering(mut self, bus: Bus, durable: Durable, message: Received) -> Self {
+        self.offering = Some(Offering { bus, durable, message });
+        self
+    }
+
+    /// Whether [`Self::pass_on`] may succeed. A message is passed on once at most.
+    pub fn can_be_passed_on(&self) -> bool {
+        self.offering.is_some()
+    }
+
+    /// Offers the message to the replica that consumes under this name. True: it is that one's now, and what is left here
+    /// is to return [`Outcome::passed_on`].
+    pub async fn pass_on(&self, replica: &str) -> bool {
+        match &self.offering {
+            Some(Offering { bus, durable, message }) => {
+                offers::offer(bus, *durable, replica, message).await
+            }
+            None => false,
+        }
+    }
 }
 
 /// Why an event was not handled.
@@ -115,6 +160,25 @@ impl Outgoing {
         outgoing
     }
 
+    /// In the trace of what asked for it first, and not in that of who sends it now.
+    #[must_use]
+    pub fn in_trace(mut self, traceparent: Option<String>) -> Self {
+        for message in &mut self.0 {
+            message.traceparent.clone_from(&traceparent);
+        }
+        self
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The subject of a message that tells of a failure.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        let mut subjects = self.0.iter().map(|message| message.subject.as_str());
+        subjects.find(|subject| subject.ends_with(".failed"))
+    }
+
     pub(crate) fn into_messages(self) -> Vec<Message> {
         self.0
     }
@@ -133,7 +197,8 @@ pub(crate) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a handled event changes: part of one transaction with the inbox and the outbox.
 pub struct Outcome {
-    effect: Effect,
+    /// None: another replica has the message now.
+    effect: Option<Effect>,
     after: Option<After>,
     rest: Option<Rest>,
 }
@@ -150,6 +215,11 @@ impl Outcome {
         Self::commit(|_| Box::pin(async { Ok(Outgoing::none()) }))
     }
 
+    /// Another replica took the message ([`Delivery::pass_on`]), and acknowledges it.
+    pub fn passed_on() -> Self {
+        Self { effect: None, after: None, rest: None }
+    }
+
     /// The changes, as a function on the transaction; what it returns is sent after the commit.
     pub fn commit<F>(effect: F) -> Self
     where
@@ -160,7 +230,7 @@ impl Outcome {
             > + Send
             + 'static,
     {
-        Self { effect: Box::new(effect), after: None, rest: None }
+        Self { effect: Some(Box::new(effect)), after: None, rest: None }
     }
 
     /// What follows once the changes are committed and their messages are out; it must not block. Where the changes
@@ -179,6 +249,10 @@ impl Outcome {
         self
     }
 
+    pub(crate) fn is_passed_on(&self) -> bool {
+        self.effect.is_none()
+    }
+
     pub(crate) fn take_after(&mut self) -> Option<After> {
         self.after.take()
     }
@@ -189,6 +263,9 @@ impl Outcome {
 
     /// Makes the changes, and says what is to be sent: for the bus, and for tests of handlers.
     pub async fn apply(self, conn: &mut PgConnection) -> Result<Outgoing, mecapy_store::Error> {
-        (self.effect)(conn).await
+        match self.effect {
+            Some(effect) => effect(conn).await,
+            None => Ok(Outgoing::none()),
+        }
     }
 }

@@ -23,6 +23,7 @@ mod envelope;
 mod handler;
 mod live;
 mod metric_definitions;
+mod offers;
 mod outbox;
 mod publisher;
 mod replicas;
@@ -40,7 +41,8 @@ pub use live::{Live, LiveLines};
 pub use outbox::Outbox;
 pub use replicas::{ReplicaStatus, Replicas};
 pub use results::Results;
-pub use workers::{ParkedStatus, RegistryStatus, WorkerStatus, Workers};
+pub use trace::{caused_by, current as traceparent, trace_id};
+pub use workers::{ParkedStatus, RegistryStatus, Sign, WorkerStatus, Workers};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

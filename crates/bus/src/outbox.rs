@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mecapy_proto::BuildId;
 use mecapy_store::outbox::Message;
+use mecapy_store::stages::Stage;
 use mecapy_store::{PgConnection, PgPool, inbox, outbox};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,17 @@ struct Inner {
     pool: PgPool,
     service: &'static str,
     sent: mpsc::UnboundedSender<i64>,
+}
+
+/// A message that is handled.
+#[derive(Debug)]
+pub(crate) struct Handled<'a> {
+    pub consumer: &'a str,
+    pub message_id: &'a str,
+    /// What it came with.
+    pub traceparent: Option<&'a str>,
+    /// What it was of a build.
+    pub stage: Option<(BuildId, Stage)>,
 }
 
 /// Messages of a transaction that is to be committed.
@@ -70,7 +83,7 @@ impl Outbox {
         conn: &mut PgConnection,
         outgoing: Outgoing,
     ) -> Result<Written, Error> {
-        let messages = in_trace(outgoing, None);
+        let messages = in_trace(outgoing, trace::current());
         let ids = outbox::insert(conn, self.0.service, &messages).await?;
         Ok(Written(ids.into_iter().zip(messages).collect()))
     }
@@ -79,13 +92,20 @@ impl Outbox {
     pub(crate) async fn record(
         &self,
         conn: &mut PgConnection,
-        consumer: &str,
-        message_id: &str,
+        handled: Handled<'_>,
         outgoing: Outgoing,
-        traceparent: Option<&str>,
     ) -> Result<Option<Written>, mecapy_store::Error> {
+        let Handled { consumer, message_id, traceparent, stage } = handled;
+        let traceparent = trace::traceparent(&tracing::Span::current(), traceparent);
         let messages = in_trace(outgoing, traceparent);
-        let ids = inbox::record(conn, consumer, message_id, self.0.service, &messages).await?;
+        let service = self.0.service;
+        let ids = match stage {
+            None => inbox::record(conn, consumer, message_id, service, &messages).await?,
+            Some((build, stage)) => {
+                inbox::record_stage(conn, consumer, message_id, service, &messages, build, &stage)
+                    .await?
+            }
+        };
         Ok(ids.map(|ids| Written(ids.into_iter().zip(messages).collect())))
     }
 
@@ -104,12 +124,13 @@ impl Outbox {
     }
 }
 
-/// The messages in the current span's trace, or in `otherwise` where spans are not recorded.
-fn in_trace(outgoing: Outgoing, otherwise: Option<&str>) -> Vec<Message> {
-    let traceparent = trace::traceparent(&tracing::Span::current(), otherwise);
+/// The messages in this trace, but for those that are of another.
+fn in_trace(outgoing: Outgoing, traceparent: Option<String>) -> Vec<Message> {
     let mut messages = outgoing.into_messages();
     for message in &mut messages {
-        message.traceparent.clone_from(&traceparent);
+        if message.traceparent.is_none() {
+            message.traceparent.clone_from(&traceparent);
+        }
     }
     messages
 }

@@ -21,9 +21,14 @@ pub(crate) async fn publish(bus: &Bus, service: &str, message: &Message) -> Resu
         "publish",
         otel.name = format!("publish {subject}"),
         otel.kind = "producer",
+        otel.status_code = tracing::field::Empty,
         messaging.system = "nats",
+        messaging.operation.name = "publish",
+        messaging.operation.type = "send",
         messaging.destination.name = subject,
         messaging.message.id = message.message_id,
+        messaging.message.body.size = message.payload.len() as i64,
+        error.type = tracing::field::Empty,
     );
     trace::set_parent(&span, message.traceparent.as_deref());
     let entity = message.message_id.split_once('/').map_or("", |(_, entity)| entity);
@@ -32,7 +37,7 @@ pub(crate) async fn publish(bus: &Bus, service: &str, message: &Message) -> Resu
         headers.insert(TRACEPARENT, traceparent);
     }
     let failed = |cause: String| Error::Publish { subject: subject.to_owned(), cause };
-    async {
+    let sent = async {
         let send = async {
             bus.jetstream
                 .publish_with_headers(
@@ -56,5 +61,9 @@ pub(crate) async fn publish(bus: &Bus, service: &str, message: &Message) -> Resu
         }
     }
     .instrument(span.clone())
-    .await
+    .await;
+    if sent.is_err() {
+        span.record("otel.status_code", "ERROR").record("error.type", "not_published");
+    }
+    sent
 }

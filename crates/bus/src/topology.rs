@@ -70,9 +70,6 @@ pub const MIRROR_REPORT: Durable =
 pub const JANITOR: Durable =
     Durable { name: "janitor", stream: OPS, subject: v1::CleanupRequested::SUBJECT };
 
-pub const DURABLES: &[Durable] = &[
-    BUILDER,
-    SCANNER,
 /// What owners are told of.
 pub const NOTIFY_READY: Durable =
     Durable { name: "notify-ready", stream: PIPELINE, subject: v1::PushDone::SUBJECT };
@@ -90,6 +87,9 @@ pub const NOTIFY_TASK_ENDED: Durable =
 pub const WEBHOOK_RESEND: Durable =
     Durable { name: "webhook-resend", stream: OPS, subject: v1::WebhookResend::SUBJECT };
 
+pub const DURABLES: &[Durable] = &[
+    BUILDER,
+    SCANNER,
     PUBLISHER,
     WORKER,
     BASE_MATRIX,
@@ -99,9 +99,6 @@ pub const WEBHOOK_RESEND: Durable =
     MIRROR_PUBLISHED,
     MIRROR_REPORT,
     JANITOR,
-];
-
-/// What setup may be told.
     NOTIFY_READY,
     NOTIFY_SCANNED,
     NOTIFY_BUILD_FAILED,
@@ -109,6 +106,9 @@ pub const WEBHOOK_RESEND: Durable =
     NOTIFY_REVOKED,
     NOTIFY_TASK_ENDED,
     WEBHOOK_RESEND,
+];
+
+/// What setup may be told.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Copies of each stream, in a cluster of at least as many servers.

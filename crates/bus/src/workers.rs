@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::kv;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt as _;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
@@ -49,6 +49,23 @@ pub struct RegistryStatus {
     pub breaker: String,
 }
 
+/// A sign of life, or its end.
+#[derive(Debug, Clone)]
+pub enum Sign {
+    Of(WorkerStatus),
+    /// It has ended. What it was called is told by [`WorkerStatus::key`].
+    Forgotten {
+        key: String,
+    },
+}
+
+impl WorkerStatus {
+    /// What it goes by where only some letters are allowed.
+    pub fn key(&self) -> String {
+        key(&self.name)
+    }
+}
+
 #[derive(Debug)]
 pub struct Workers {
     bus: Bus,
@@ -84,6 +101,23 @@ impl Workers {
     pub async fn forget(&self, name: &str) -> Result<(), Error> {
         let purge = self.store().await?.purge(key(name));
         purge.await.map_err(|error| Error::jetstream(WORKERS, error))
+    }
+
+    /// What workers say as they say it, beginning with what each said last. Ends when it can't go on.
+    pub async fn watch(&self) -> Result<impl Stream<Item = Sign> + Send + use<>, Error> {
+        let watch = self.store().await?.watch_with_history(">").await;
+        let watch = watch.map_err(|error| Error::jetstream(WORKERS, error))?;
+        let going = watch.take_while(|entry| std::future::ready(entry.is_ok()));
+        let signs = going.filter_map(|entry| async move {
+            let entry = entry.ok()?;
+            match entry.operation {
+                kv::Operation::Put => serde_json::from_slice(&entry.value).ok().map(Sign::Of),
+                kv::Operation::Delete | kv::Operation::Purge => {
+                    Some(Sign::Forgotten { key: entry.key })
+                }
+            }
+        });
+        Ok(signs.boxed())
     }
 
     /// All that live, by name.

@@ -80,6 +80,10 @@ impl Codes {
         None
     }
 
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.kept().entries.contains(&digest)
+    }
+
     fn keep(&self, digest: Digest, code: Option<Arc<Code>>) {
         let size = |code: &Option<Arc<Code>>| {
             ENTRY_BYTES + code.as_ref().map_or(0, |code| code.bytes.len())

@@ -31,6 +31,8 @@ pub struct Options {
     pub slots: Option<usize>,
     /// Attempts of a task, before it counts as lost.
     pub max_attempts: u32,
+    /// Whether a task whose image is not here goes to the worker that is its function's home, when that has a free slot.
+    pub affinity: bool,
     /// The OCI runtime, as the engine knows it. None: the engine's default.
     pub runtime: Option<String>,
     pub limits: LimitOptions,
@@ -45,6 +47,7 @@ impl Default for Options {
             name: None,
             slots: None,
             max_attempts: 3,
+            affinity: true,
             runtime: None,
             limits: LimitOptions::default(),
             cache: CacheOptions::default(),

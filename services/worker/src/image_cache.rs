@@ -113,6 +113,10 @@ impl Cache {
             && self.bytes.saturating_add(bytes) <= self.bounds.bytes
     }
 
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.entries.contains(&digest)
+    }
+
     /// The most recently used first.
     pub(crate) fn digests(&self) -> Vec<Digest> {
         self.entries.iter().map(|(digest, _)| *digest).collect()

@@ -63,6 +63,13 @@ pub(crate) async fn choose(
     }
 }
 
+/// The digest that a task's image has, where it is known without asking a registry.
+pub(crate) fn wanted_digest(function: &KnownFunction, asked: &str) -> Option<Digest> {
+    let asked = if asked.is_empty() { function.docker_image.as_deref()? } else { asked };
+    let digest = asked.rsplit_once('@').map_or(asked, |(_, digest)| digest);
+    digest.parse().ok()
+}
+
 /// Reads what is asked for: nothing, a tag, a digest, or a whole reference. Whatever it is, it must be an image
 /// of this function: a scan says that an image is safe to run, not whose it is.
 fn wanted(function: &KnownFunction, asked: &str, hosts: &[&str]) -> Result<Wanted, Failure> {
@@ -195,6 +202,18 @@ mod tests {
             Wanted { repository: REPOSITORY.to_owned(), version: Version::Digest(digest) };
         assert_eq!(wanted(&current, "", HOSTS).unwrap(), expected);
         assert_eq!(code(""), "function-not-ready");
+    }
+
+    #[test]
+    fn the_digest_is_known_of_the_current_image_and_of_one_that_is_asked_for_by_it() {
+        let digest = Digest::of(b"x");
+        let current = function(Some(format!("primary:5000/{REPOSITORY}:v2@{digest}")));
+        assert_eq!(wanted_digest(&current, ""), Some(digest));
+        assert_eq!(wanted_digest(&function(None), ""), None);
+        assert_eq!(wanted_digest(&current, "v1"), None);
+        for asked in [digest.to_string(), format!("primary:5000/{REPOSITORY}@{digest}")] {
+            assert_eq!(wanted_digest(&function(None), &asked), Some(digest));
+        }
     }
 
     #[test]

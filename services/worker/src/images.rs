@@ -123,6 +123,10 @@ impl Images {
         Ok(pull.await?)
     }
 
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.state().cache.has(digest)
+    }
+
     /// Whether an image of this size fits without another's going.
     pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
         self.state().cache.has_room_for(bytes)

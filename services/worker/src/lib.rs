@@ -23,6 +23,7 @@
 //!   ─▶ execution (a parked container, else one of its own) ─▶ ending (pure) ─▶ storage (S3) ─▶ report (row, usage, task.done) ─▶ KV
 //! ```
 
+mod affinity;
 mod attempt;
 mod background;
 mod breaker;
@@ -47,6 +48,7 @@ mod local_images;
 mod machine_memory;
 mod metric_definitions;
 mod patience;
+mod peers;
 mod pool;
 mod pool_plan;
 mod prepare;
@@ -79,6 +81,7 @@ use crate::heartbeat::Heartbeat;
 use crate::image_cache::Bounds;
 use crate::images::Images;
 use crate::pool::Pool;
+use crate::peers::Peers;
 use crate::running::Running;
 use crate::sources::Sources;
 use crate::warm_up::WarmUp;
@@ -150,6 +153,8 @@ pub async fn run(
         };
         tokio::spawn(warming.listen(backbone.live.clone(), warm_up.max_waiting));
     }
+    let peers = Peers::default();
+    tokio::spawn(peers.clone().listen(Workers::new(backbone.bus.clone())));
     let worker = Worker {
         name: name.clone(),
         options: config.worker,
@@ -162,12 +167,13 @@ pub async fn run(
         images,
         parked: pool.clone(),
         running,
+        peers,
         live: backbone.live.clone(),
         background,
         afterwards: afterwards.clone(),
     };
     let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
-    backbone.consume::<TaskDispatch, _>(&context, consumer, worker).await;
+    backbone.consume_as::<TaskDispatch, _>(&context, consumer, &name, worker).await;
 
     beat.abort();
     // Who can't be told now forgets it by itself.

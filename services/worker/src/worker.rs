@@ -22,14 +22,16 @@ use crate::background::Background;
 use crate::codes::Codes;
 use crate::dispatch::Dispatch;
 use crate::error::Problem;
+use crate::image_choice;
 use crate::images::Images;
 use crate::patience::patiently;
+use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::prepare::Prepared;
 use crate::report::Report;
 use crate::running::{InHand, Running};
 use crate::sources::Sources;
-use crate::{Error, Options};
+use crate::{Error, Options, metric_definitions as metrics};
 
 /// How often a task that somebody else runs is looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -48,6 +50,7 @@ pub(crate) struct Worker {
     pub codes: Codes,
     pub parked: Pool,
     pub running: Running,
+    pub peers: Peers,
     pub live: Live,
     pub background: Background,
     /// What goes on after a task's end is recorded.
@@ -67,11 +70,13 @@ impl Handler<TaskDispatch> for Worker {
         let span = tracing::info_span!(
             "task",
             otel.name = "run task",
+            otel.status_code = tracing::field::Empty,
             task.id = %dispatch.task.id,
             function.id = %dispatch.task.function,
-            attempt = tracing::field::Empty,
-            cache = tracing::field::Empty,
-            status = tracing::field::Empty,
+            task.attempt = tracing::field::Empty,
+            task.cache = tracing::field::Empty,
+            task.status = tracing::field::Empty,
+            error.type = tracing::field::Empty,
         );
         let attend = async {
             match self.attend(&dispatch, delivery).await {
@@ -97,6 +102,9 @@ impl Worker {
         let in_hand = self.running.take(id).await;
         let on_its_way = self.background.task_comes();
         let (mut task, mut function) = self.know(dispatch).await?;
+        if self.pass_on(&task, function.as_ref(), delivery).await {
+            return Ok(Outcome::passed_on());
+        }
         let first_attempt = task.attempt;
         let mut prepared: Option<Prepared> = None;
         loop {
@@ -165,6 +173,33 @@ impl Worker {
         }
     }
 
+    /// Whether another worker took the task: the home of its function, which is more likely to have its image than this
+    /// one, which hasn't.
+    async fn pass_on(
+        &self,
+        task: &Task,
+        function: Option<&KnownFunction>,
+        delivery: &Delivery,
+    ) -> bool {
+        let is_new = delivery.count == 1 && task.state == TaskState::Queued && task.attempt == 0;
+        if !(self.options.affinity && delivery.can_be_passed_on() && is_new) {
+            return false;
+        }
+        let Some(function) = function else { return false };
+        if image_choice::wanted_digest(function, &task.image)
+            .is_some_and(|digest| self.images.has(digest) || self.codes.has(digest))
+        {
+            return false;
+        }
+        let Some(home) = self.peers.other_home(function.id, &self.name) else { return false };
+        let is_taken = delivery.pass_on(&home).await;
+        metrics::offered(if is_taken { "taken" } else { "refused" });
+        if is_taken {
+            tracing::debug!(task.id = %task.id(), function.id = %function.id, home, "passed on");
+        }
+        is_taken
+    }
+
     async fn look(&self, id: TaskId) -> Result<Task, HandlerError> {
         tasks::get(&self.pool, id)
             .await?
@@ -231,7 +266,7 @@ impl Worker {
     }
 
     pub(crate) fn refuse(&self, task: &Task, status: TaskStatus, failure: Failure) -> Outcome {
-        Span::current().record("status", status.as_str_name());
+        tell_the_end(status);
         tracing::info!(
             task.id = %task.id(),
             function.id = task.function_id,
@@ -264,5 +299,14 @@ impl Worker {
             topology::MAX_DELIVERIES
         );
         Ok(self.refuse(&task, TaskStatus::Lost, failure(ErrorCode::TaskLost, message)))
+    }
+}
+
+/// The span says how the task ended.
+pub(crate) fn tell_the_end(status: TaskStatus) {
+    let span = Span::current();
+    span.record("task.status", status.as_str_name());
+    if !matches!(status, TaskStatus::Succeeded | TaskStatus::Cancelled) {
+        span.record("otel.status_code", "ERROR").record("error.type", status.as_str_name());
     }
 }

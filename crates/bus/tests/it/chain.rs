@@ -11,7 +11,7 @@ use mecapy_bus::{
     Outgoing,
 };
 use mecapy_proto::v1::{BuildDone, ScanDone};
-use mecapy_service::{Health, Secret};
+use mecapy_service::{Health, Secret, step};
 use mecapy_store::PgPool;
 use mecapy_testkit::{Infra, eventually};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub struct Echo {
     /// How often what is left to do for the slot was begun.
     pub rested: AtomicUsize,
     pub seen: Mutex<Vec<String>>,
+    /// How many were passed on to another replica.
+    pub passed_on: AtomicUsize,
     /// What is held goes on with it.
     pub let_go: CancellationToken,
 }
@@ -36,12 +38,26 @@ pub struct Echo {
 /// The test keeps the other end.
 struct Shared(Arc<Echo>);
 
+async fn think(delivery: u64) -> Result<(), HandlerError> {
+    if delivery == 1 { Err(HandlerError::transient("not yet")) } else { Ok(()) }
+}
+
 impl Handler<BuildDone> for Shared {
+    const STAGE: Option<&'static str> = Some("echo");
+
     async fn handle(&self, event: BuildDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         self.0.seen.lock().unwrap().push(event.build_id.clone());
+        // Better handled by a certain replica, and held there.
+        if let Some(replica) = event.tag.strip_prefix("is-held-by ") {
+            if delivery.pass_on(replica).await {
+                self.0.passed_on.fetch_add(1, Ordering::SeqCst);
+                return Ok(Outcome::passed_on());
+            }
+            self.0.let_go.cancelled().await;
+        }
         match event.tag.as_str() {
-            "fails-once" if delivery.count == 1 => return Err(HandlerError::transient("not yet")),
+            "fails-once" => step("think", think(delivery.count)).await?,
             "panics" => panic!("a bug"),
             "is-hopeless" => return Err(HandlerError::permanent("it will never work")),
             "takes-forever" if delivery.count == 1 => std::future::pending().await,
@@ -105,6 +121,11 @@ impl Chain {
 
     /// Another replica of the service, with a connection of its own.
     pub async fn replica(&self) -> Replica {
+        self.replica_named("nobody in particular").await
+    }
+
+    /// One that takes what others offer to this name.
+    pub async fn replica_named(&self, name: &str) -> Replica {
         let bus = Bus::connect_now("test", &self.nats).await.unwrap();
         let shutdown = CancellationToken::new();
         let hand_back = CancellationToken::new();
@@ -115,7 +136,8 @@ impl Chain {
             Shared(Arc::clone(&echo)),
             outbox,
             Health::default().condition("consumer"),
-        );
+        )
+        .taking_offers_as(name);
         let task = tokio::spawn(consumer.run::<BuildDone>(shutdown.clone(), hand_back.clone()));
         Replica { echo, shutdown, hand_back, task }
     }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod chain;
+mod offers;
+mod traces;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;

@@ -309,11 +309,8 @@ async fn the_last_try_ends_a_run_for_whoever_follows_it_and_its_replay_goes_on()
     };
     let nowhere = mecapy_registry::Registry::new(&nowhere).unwrap();
     janitor.inventory = Arc::new(DistributionInventory::new(nowhere));
-    let delivery = mecapy_bus::Delivery {
-        message_id: "m".to_owned(),
-        count: mecapy_bus::topology::MAX_DELIVERIES - 1,
-        hand_back: Default::default(),
-    };
+    let count = mecapy_bus::topology::MAX_DELIVERIES - 1;
+    let delivery = mecapy_bus::Delivery::new("m", count, Default::default());
     let away = janitor.handle(request("run"), &delivery).await;
     assert!(matches!(away, Err(HandlerError::Transient(_))));
     let run = world.run("run").await;

@@ -18,7 +18,7 @@ async fn listed(world: &World, event: &ScanDone) -> Vec<Referrer> {
 
 /// Everything but the commit.
 async fn attempt(world: &World, event: &ScanDone) -> Result<Outcome, HandlerError> {
-    let delivery = Delivery { message_id: "m".into(), count: 1, hand_back: Default::default() };
+    let delivery = Delivery::new("m", 1, Default::default());
     world.publish.handle(event.clone(), &delivery).await
 }
 

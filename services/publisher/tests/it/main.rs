@@ -192,7 +192,7 @@ impl World {
     }
 
     async fn handle_again(&self, event: &ScanDone, count: u64) -> Result<(), HandlerError> {
-        let delivery = Delivery { message_id: "m".into(), count, hand_back: Default::default() };
+        let delivery = Delivery::new("m", count, Default::default());
         let outcome = self.publish.handle(event.clone(), &delivery).await?;
         let mut transaction = self.pool.begin().await.unwrap();
         outcome.apply(&mut transaction).await.unwrap();
@@ -245,7 +245,7 @@ async fn latest_stays_with_the_newer_version_that_is_not_on_record_yet() {
         world.record(event, true).await;
     }
     // Its outcome is not written yet when the older one comes to its end.
-    let delivery = Delivery { message_id: "m".into(), count: 1, hand_back: Default::default() };
+    let delivery = Delivery::new("m", 1, Default::default());
     let pending = world.publish.handle(newer.clone(), &delivery).await.unwrap();
     world.handle(&older).await.unwrap();
     assert_eq!(world.tag("latest").await, Some(newer.digest.parse().unwrap()));

@@ -329,7 +329,7 @@ async fn a_scan_that_may_go_better_later_is_tried_again_and_at_last_has_failed()
         pool: stage.pool.clone(),
     };
     let handle = async |count| {
-        let delivery = Delivery { message_id: "m".into(), count, hand_back: Default::default() };
+        let delivery = Delivery::new("m", count, Default::default());
         scanner.handle(event.clone(), &delivery).await
     };
     for count in [1, topology::MAX_DELIVERIES - 2] {

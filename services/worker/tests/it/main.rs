@@ -7,6 +7,7 @@
     reason = "a test that can't go on should say where"
 )]
 
+mod affinity;
 mod attempts;
 mod engine_front;
 mod hostile;

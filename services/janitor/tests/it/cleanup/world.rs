@@ -234,7 +234,7 @@ pub fn request(run: &str) -> CleanupRequested {
 
 /// As the bus does it: the outcome in one transaction.
 pub async fn handle(janitor: &Janitor, event: &CleanupRequested) -> Result<Outgoing, HandlerError> {
-    let delivery = Delivery { message_id: "m".into(), count: 1, hand_back: Default::default() };
+    let delivery = Delivery::new("m", 1, Default::default());
     let outcome = janitor.handle(event.clone(), &delivery).await?;
     let mut transaction = janitor.pool.begin().await.unwrap();
     let outgoing = outcome.apply(&mut transaction).await.unwrap();
@@ -261,6 +261,7 @@ pub async fn queue_task(pool: &PgPool, function: FunctionId, image: &str) -> Tas
         inputs_s3_key: None,
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     };
     let mut conn = pool.acquire().await.unwrap();
     assert!(tasks::create(&mut conn, &task).await.unwrap());
