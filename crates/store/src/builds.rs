@@ -84,6 +84,21 @@ pub async fn create(
     Ok(done.rows_affected() == 1)
 }
 
+/// Keeps the trace in which a build is asked for, in the transaction that makes it.
+pub async fn keep_trace(
+    conn: &mut PgConnection,
+    id: BuildId,
+    traceparent: Option<&str>,
+) -> Result<(), Error> {
+    let Some(traceparent) = traceparent else { return Ok(()) };
+    sqlx::query("update builds set traceparent = $2 where id = $1")
+        .bind(id.uuid())
+        .bind(traceparent)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 pub async fn get(pool: &PgPool, id: BuildId) -> Result<Option<Build>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from builds where id = $1")))
         .bind(id.uuid())

@@ -53,6 +53,8 @@ pub struct StalledBuild {
     pub resent: u32,
     /// What asked for it, where that was kept.
     pub request: Option<BuildRequested>,
+    /// The trace in which it was asked for.
+    pub traceparent: Option<String>,
 }
 
 /// Open builds that have not moved for `longer_than`, longest first. None whose message waits in the outbox.
@@ -62,7 +64,7 @@ pub async fn builds(
     limit: u32,
 ) -> Result<Vec<StalledBuild>, Error> {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "select {COLUMNS}, greatest(updated_at, resent_at) as since,
+        "select {COLUMNS}, traceparent, greatest(updated_at, resent_at) as since,
              case when resent_at > updated_at then resent else 0 end as tries,
              (select owner from functions where functions.id = builds.function_id) as owner,
              (select event from kept_events where kept_events.id = builds.id) as event
@@ -85,6 +87,7 @@ pub async fn builds(
                 since: row.try_get("since")?,
                 resent: row.try_get::<i32, _>("tries")?.unsigned_abs(),
                 request: kept(row.try_get("event")?),
+                traceparent: row.try_get("traceparent")?,
             })
         })
         .collect()
@@ -116,6 +119,8 @@ pub struct StalledTask {
     pub resent: u32,
     /// What dispatched it, where that was kept.
     pub dispatch: Option<TaskDispatch>,
+    /// The trace in which it was asked for.
+    pub traceparent: Option<String>,
 }
 
 /// Tasks that are queued for `longer_than`, or run for that much longer than they may: as long as they ask for, and
@@ -127,7 +132,7 @@ pub async fn tasks(
     limit: u32,
 ) -> Result<Vec<StalledTask>, Error> {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "select {COLUMNS}, greatest(created_at, started_at, resent_at) as since,
+        "select {COLUMNS}, traceparent, greatest(created_at, started_at, resent_at) as since,
              greatest(created_at, resent_at) as sent_at,
              case when resent_at > greatest(created_at, started_at) then resent else 0 end as tries,
              (select event from kept_events where kept_events.id = tasks.id) as event
@@ -152,6 +157,7 @@ pub async fn tasks(
                 sent_at: row.try_get("sent_at")?,
                 resent: row.try_get::<i32, _>("tries")?.unsigned_abs(),
                 dispatch: kept(row.try_get("event")?),
+                traceparent: row.try_get("traceparent")?,
             })
         })
         .collect()

@@ -5,7 +5,7 @@ use mecapy_proto::FunctionId;
 use sqlx::{FromRow as _, PgConnection, PgPool, Row as _};
 
 use crate::scans::Standing;
-use crate::tasks::{COLUMNS, Completion, NewTask, Task};
+use crate::tasks::{COLUMNS, Completion, NewTask, Task, past_attempt};
 use crate::{Error, TaskState};
 
 /// A task, and what it may run.
@@ -31,8 +31,8 @@ pub struct KnownFunction {
 pub async fn know(pool: &PgPool, new: &NewTask) -> Result<Known, Error> {
     let sql = format!(
         "with made as (
-             insert into tasks (id, function_id, image, inputs_s3_key, timeout_ms, deadline)
-             select $1, $2, $3, $4, $5, $6
+             insert into tasks (id, function_id, image, inputs_s3_key, timeout_ms, deadline, traceparent)
+             select $1, $2, $3, $4, $5, $6, $7
              where exists (select 1 from functions where id = $2 and deleted_at is null)
              on conflict do nothing
              returning {COLUMNS}
@@ -61,6 +61,7 @@ pub async fn know(pool: &PgPool, new: &NewTask) -> Result<Known, Error> {
         .bind(&new.inputs_s3_key)
         .bind(i64::try_from(new.timeout_ms).unwrap_or(i64::MAX))
         .bind(new.deadline)
+        .bind(&new.traceparent)
         .fetch_one(pool)
         .await?;
     let has_task = row.try_get::<Option<uuid::Uuid>, _>("id")?.is_some();
@@ -86,9 +87,10 @@ pub async fn know(pool: &PgPool, new: &NewTask) -> Result<Known, Error> {
 /// None: since then it has ended, was cancelled, or somebody else has taken it.
 pub async fn claim(pool: &PgPool, task: &Task, worker: &str) -> Result<Option<Task>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "update tasks set state = 'running', attempt = attempt + 1, worker = $3, started_at = now()
+        "update tasks set state = 'running', attempt = attempt + 1, worker = $3, started_at = now(), {}
          where id = $1 and state = any($2) and not cancel_requested and attempt = $4
-         returning {COLUMNS}"
+         returning {COLUMNS}",
+        past_attempt!()
     )))
     .bind(task.id().uuid())
     .bind(TaskState::Running.predecessors())

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use mecapy_proto::{FunctionId, TaskId};
+use serde::Deserialize;
 use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -59,13 +61,15 @@ pub struct NewTask {
     pub inputs_s3_key: Option<String>,
     pub timeout_ms: u64,
     pub deadline: Option<DateTime<Utc>>,
+    /// The trace in which it is asked for.
+    pub traceparent: Option<String>,
 }
 
 /// Makes a task, queued. False: it is there already.
 pub async fn create(conn: &mut PgConnection, task: &NewTask) -> Result<bool, Error> {
     let done = sqlx::query(
-        "insert into tasks (id, function_id, image, inputs_s3_key, timeout_ms, deadline)
-         values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+        "insert into tasks (id, function_id, image, inputs_s3_key, timeout_ms, deadline, traceparent)
+         values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
     )
     .bind(task.id.uuid())
     .bind(task.function.get())
@@ -73,6 +77,7 @@ pub async fn create(conn: &mut PgConnection, task: &NewTask) -> Result<bool, Err
     .bind(&task.inputs_s3_key)
     .bind(i64::try_from(task.timeout_ms).unwrap_or(i64::MAX))
     .bind(task.deadline)
+    .bind(&task.traceparent)
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -96,13 +101,44 @@ pub async fn list(pool: &PgPool, function: FunctionId, limit: u32) -> Result<Vec
     .await?)
 }
 
+/// An attempt that another one has followed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PastAttempt {
+    pub attempt: i32,
+    pub worker: Option<String>,
+    pub started_at: DateTime<Utc>,
+}
+
+/// The trace in which a task was asked for, and the attempts before its newest, oldest first. None: no such task.
+pub async fn past_attempts(
+    pool: &PgPool,
+    id: TaskId,
+) -> Result<Option<(Option<String>, Vec<PastAttempt>)>, Error> {
+    let row: Option<(Option<String>, Json<Vec<PastAttempt>>)> =
+        sqlx::query_as("select traceparent, past_attempts from tasks where id = $1")
+            .bind(id.uuid())
+            .fetch_optional(pool)
+            .await?;
+    Ok(row.map(|(traceparent, attempts)| (traceparent, attempts.0)))
+}
+
+/// What a claim notes of the attempt that it follows.
+macro_rules! past_attempt {
+    () => {
+        "past_attempts = case attempt when 0 then past_attempts else past_attempts || jsonb_build_object(
+             'attempt', attempt, 'worker', worker, 'started_at', started_at) end"
+    };
+}
+pub(crate) use past_attempt;
+
 /// Takes a task: queued or running → running, as the next attempt.
 /// None: it has ended, or was cancelled, or is not there.
 pub async fn claim(pool: &PgPool, id: TaskId, worker: &str) -> Result<Option<Task>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "update tasks set state = 'running', attempt = attempt + 1, worker = $3, started_at = now()
+        "update tasks set state = 'running', attempt = attempt + 1, worker = $3, started_at = now(), {}
          where id = $1 and state = any($2) and not cancel_requested
-         returning {COLUMNS}"
+         returning {COLUMNS}",
+        past_attempt!()
     )))
     .bind(id.uuid())
     .bind(TaskState::Running.predecessors())

@@ -18,6 +18,7 @@ use std::time::Instant;
 use mecapy_engine::{BuiltImage, ContextFile, Credentials, Engine, LogSink};
 use mecapy_proto::{BuildId, ErrorCode};
 use mecapy_registry::{Content, Digest, ImageRef, Registry};
+use mecapy_service::step;
 use tokio_util::sync::CancellationToken;
 
 use crate::base_failure::{explain, for_want_of_a_host};
@@ -126,15 +127,16 @@ impl BaseBuilder {
     ) -> Result<BuiltBase, Error> {
         let mut work = Work { budget: Budget::of(self.options.base.limit()), log, cancel };
         let files = BaseFiles::read(&self.options.base.folder, &cell.variant).await?;
-        let slim = self.slim(&cell.python, &mut work).await?;
+        let slim = step("slim image", self.slim(&cell.python, &mut work)).await?;
         let made = if cell.variant == SLIM {
             slim
         } else {
-            self.image(cell, &files, Below::Ours(&slim.image.id), &mut work).await?
+            let image = self.image(cell, &files, Below::Ours(&slim.image.id), &mut work);
+            step("image", image).await?
         };
         let image = &made.image;
-        let ended = match self.try_out(image, &files, &mut work).await {
-            Ok(()) => self.push(cell, id, image, &mut work).await,
+        let ended = match step("try out", self.try_out(image, &files, &mut work)).await {
+            Ok(()) => step("push", self.push(cell, id, image, &mut work)).await,
             Err(error) => Err(error),
         };
         match ended {

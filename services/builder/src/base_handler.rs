@@ -41,6 +41,8 @@ struct Asked {
 }
 
 impl Handler<BaseBuild> for BaseHandler {
+    const STAGE: Option<&'static str> = Some("build");
+
     async fn handle(&self, event: BaseBuild, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         let began = Instant::now();
         let Some(asked) = self.admit(&event).await? else { return Ok(Outcome::nothing()) };

@@ -9,6 +9,7 @@ use futures::future::{Either, select};
 use mecapy_engine::Engine;
 use mecapy_proto::{ErrorCode, FunctionId, Owner};
 use mecapy_registry::{Appender, Base, Digest, ImageRef, Registry};
+use mecapy_service::step;
 use ruff_python_ast::PythonVersion;
 use tokio_util::sync::CancellationToken;
 
@@ -142,8 +143,9 @@ impl Builder {
             request.version, request.function_id, request.python, request.variant
         ));
         let python = self.check_base(request)?;
-        let validated = pin!(self.validate(request, python));
-        let found = pin!(self.bases.find(&request.python, &request.variant));
+        let validated = pin!(step("validate", self.validate(request, python)));
+        let found = self.bases.find(&request.python, &request.variant);
+        let found = pin!(step("base image", found));
         // A refusal does not wait for the registry, nor give way to its troubles.
         let (requirements, base) = match select(validated, found).await {
             Either::Left((requirements, found)) => (requirements?, found.await?),
@@ -181,11 +183,9 @@ impl Builder {
             manifest: dependencies.manifest.clone(),
         };
         let patch = function_image::config(labels);
-        let appended = self
-            .appender
-            .append(&below, &repository, &tag, layer, &patch)
-            .await
-            .map_err(Error::registry("putting the image into staging"))?;
+        let push = self.appender.append(&below, &repository, &tag, layer, &patch);
+        let appended =
+            step("push", push).await.map_err(Error::registry("putting the image into staging"))?;
         metric_definitions::step("append", began.elapsed());
         Ok(Built {
             image: ImageRef::new(self.staging.host(), repository)

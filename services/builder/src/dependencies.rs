@@ -22,6 +22,7 @@ use mecapy_proto::ErrorCode;
 use mecapy_registry::{
     Appender, Base, ConfigPatch, Digest, FolderLayer, ImageRef, Manifest, Registry,
 };
+use mecapy_service::step;
 use pep508_rs::PackageName;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -146,7 +147,8 @@ impl Dependencies {
             return Ok(DependencyImage::base(base));
         }
         let mut budget = Budget::new(&self.options);
-        let lock = self.lock(base, requirements, &mut budget, log, cancel).await?;
+        let lock = self.lock(base, requirements, &mut budget, log, cancel);
+        let lock = step("lock", lock).await?;
         if lock.is_empty() {
             log.write("none of the requirements is for this Python and platform");
             return Ok(DependencyImage::base(base));
@@ -158,7 +160,8 @@ impl Dependencies {
             let key = key.as_str();
             let make =
                 self.make(base, (&lock, from_source.as_slice()), key, &mut budget, log, cancel);
-            self.once(key, cancel, || self.find(key), make).await?
+            let image = self.once(key, cancel, || self.find(key), make);
+            step("dependency image", image).await?
         };
         if is_new {
             metric_definitions::dependency_image("built");

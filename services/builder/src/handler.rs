@@ -9,6 +9,7 @@ use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::build_requested::Source;
 use mecapy_proto::v1::{BuildDone, BuildFailed, BuildRequested, Failure};
 use mecapy_proto::{BuildId, ErrorCode, FunctionId, Owner};
+use mecapy_service::step;
 use mecapy_store::functions::{self, Added, NewVersion};
 use mecapy_store::{BuildState, PgPool, StoredFailure, bases, builds};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,8 @@ enum Created {
 }
 
 impl mecapy_bus::Handler<BuildRequested> for Handler {
+    const STAGE: Option<&'static str> = Some("build");
+
     async fn handle(&self, event: BuildRequested, _: &Delivery) -> Result<Outcome, HandlerError> {
         let began = Instant::now();
         let id: BuildId = parse(event.build_id.parse())?;
@@ -197,6 +200,8 @@ impl Handler {
         if !builds::create(&mut transaction, id, request.function_id, version).await? {
             return Ok(Created::ByAnother);
         }
+        let traceparent = mecapy_bus::traceparent();
+        builds::keep_trace(&mut transaction, id, traceparent.as_deref()).await?;
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         Ok(Created::Version(version))
     }
@@ -279,8 +284,8 @@ impl Handler {
         let source = self.objects.put(&source_key, request.code.clone());
         let dockerfile_key = Key::dockerfile(id);
         let dockerfile = self.objects.put(&dockerfile_key, Bytes::from(built.dockerfile.clone()));
-        tokio::try_join!(lock, source, dockerfile, self.keep_log(id, log))
-            .map_err(HandlerError::transient)?;
+        let keep = async { tokio::try_join!(lock, source, dockerfile, self.keep_log(id, log)) };
+        step("keep", keep).await.map_err(HandlerError::transient)?;
 
         let done = BuildDone {
             base: String::new(),

@@ -9,12 +9,13 @@ use mecapy_objects::Objects;
 use mecapy_proto::BuildId;
 use mecapy_proto::v1::{Failure, PushDone, PushFailed, ScanDone, Verdict};
 use mecapy_registry::{Copier, Digest, Source};
+use mecapy_service::step;
 use mecapy_store::{PgPool, StoredFailure, Turn, builds};
 
 use crate::attach::{artifacts, attach};
 use crate::checked::{Check, Checked, check};
 use crate::metric_definitions as metrics;
-use crate::release::Copied;
+use crate::release::{Copied, Release};
 use crate::staging::Broom;
 use crate::trouble::Trouble;
 
@@ -35,6 +36,8 @@ pub struct Publish {
 }
 
 impl Handler<ScanDone> for Publish {
+    const STAGE: Option<&'static str> = Some("publish");
+
     async fn handle(&self, event: ScanDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         match Verdict::try_from(event.verdict) {
             Ok(Verdict::Passed | Verdict::Rejected) => {}
@@ -81,11 +84,21 @@ impl Publish {
             digest: checked.digest,
         };
         let copying = release.copy(&from, &self.primary, self.fallback.as_ref());
+        let copying = step("copy", copying);
         let (copied, artifacts) = join!(copying, artifacts(&self.objects, checked));
         let (copied, artifacts) = (copied?, artifacts?);
-        for (registry, image) in &copied.places {
-            attach(&self.pool, registry, &release.repository, image, &artifacts).await?;
-        }
+        let attaching = async {
+            for (registry, image) in &copied.places {
+                attach(&self.pool, registry, &release.repository, image, &artifacts).await?;
+            }
+            Ok::<_, Trouble>(())
+        };
+        step("attach reports", attaching).await?;
+        step("move tag", self.lead(id, release, &copied)).await?;
+        Ok(copied)
+    }
+
+    async fn lead(&self, id: BuildId, release: &Release, copied: &Copied) -> Result<(), Trouble> {
         let _turn = Turn::at(&self.pool, &release.moving()).await?;
         for (registry, image) in &copied.places {
             let is_done = match release.leads_to(registry).await? {
@@ -97,7 +110,7 @@ impl Publish {
                 release.lead(registry, image).await?;
             }
         }
-        Ok(copied)
+        Ok(())
     }
 
     async fn has_ended(&self, id: BuildId) -> Result<bool, HandlerError> {

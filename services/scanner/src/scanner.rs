@@ -10,7 +10,7 @@ use mecapy_objects::{Key, Objects};
 use mecapy_proto::v1::{self, BuildDone, BuildFailed, Failure, ScanDone};
 use mecapy_proto::{BuildId, ErrorCode, failure};
 use mecapy_registry::{Digest, ImageRef, Registry};
-use mecapy_service::chain;
+use mecapy_service::{chain, step};
 use mecapy_store::scans::NewScan;
 use mecapy_store::{BuildState, PgPool, StoredFailure, builds, scans};
 
@@ -41,6 +41,8 @@ pub struct Scanner {
 }
 
 impl Handler<BuildDone> for Scanner {
+    const STAGE: Option<&'static str> = Some("scan");
+
     async fn handle(&self, event: BuildDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         let build: BuildId = parse(event.build_id.parse())?;
         let image: ImageRef = parse(event.image.parse())?;
@@ -49,12 +51,12 @@ impl Handler<BuildDone> for Scanner {
             return Ok(Outcome::nothing());
         }
         let began = Instant::now();
-        match self.scan(&image, digest).await {
+        match step("scan image", self.scan(&image, digest)).await {
             Ok(report) => {
                 metrics::scanned(began.elapsed());
                 let sarif = report.to_sarif(&category(&event)).map_err(HandlerError::transient)?;
                 let sarif = Bytes::from(sarif);
-                self.keep(build, &report, sarif.clone()).await?;
+                step("keep reports", self.keep(build, &report, sarif.clone())).await?;
                 if !event.base.is_empty() {
                     self.show(build, sarif);
                 }

@@ -32,8 +32,15 @@ impl Dispatch {
             _ => None,
         };
         let image = event.docker_image;
-        let task =
-            NewTask { id, function, image, inputs_s3_key, timeout_ms: event.timeout_ms, deadline };
+        let task = NewTask {
+            id,
+            function,
+            image,
+            inputs_s3_key,
+            timeout_ms: event.timeout_ms,
+            deadline,
+            traceparent: mecapy_bus::traceparent(),
+        };
         Ok(Self { task, inputs: event.inputs })
     }
 }

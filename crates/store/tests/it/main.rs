@@ -163,6 +163,7 @@ async fn task(pool: &PgPool) -> TaskId {
         inputs_s3_key: None,
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     };
     let mut conn = pool.acquire().await.unwrap();
     assert!(tasks::create(&mut conn, &new).await.unwrap());

@@ -15,6 +15,7 @@ fn new(function: FunctionId) -> NewTask {
         inputs_s3_key: None,
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     }
 }
 

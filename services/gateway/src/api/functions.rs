@@ -89,6 +89,8 @@ impl Api {
         if !builds::create(&mut transaction, build, function, version).await? {
             return Ok(false);
         }
+        let traceparent = mecapy_bus::traceparent();
+        builds::keep_trace(&mut transaction, build, traceparent.as_deref()).await?;
         let event = v1::BuildRequested {
             build_id: build.to_string(),
             function_id: function.get(),

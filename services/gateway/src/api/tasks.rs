@@ -100,6 +100,7 @@ impl Api {
             inputs_s3_key: stored_at.clone(),
             timeout_ms: request.timeout_ms,
             deadline: request.deadline,
+            traceparent: mecapy_bus::traceparent(),
         };
         let event = v1::TaskDispatch {
             task_id: id.to_string(),

@@ -113,6 +113,7 @@ async fn resend(
     if !stalled::resend_build(&mut transaction, stalled).await? {
         return Ok(());
     }
+    let outgoing = outgoing.in_trace(stalled.traceparent.clone());
     let written = sweeps.outbox.write(&mut transaction, outgoing).await?;
     transaction.commit().await.map_err(mecapy_store::Error::from)?;
     sweeps.outbox.send(written).await;
@@ -148,7 +149,8 @@ async fn end(
     if !builds::fail(&mut transaction, build.id(), &stored, None).await? {
         return Ok(());
     }
-    let written = sweeps.outbox.write(&mut transaction, Outgoing::event(&event)).await?;
+    let outgoing = Outgoing::event(&event).in_trace(stalled.traceparent.clone());
+    let written = sweeps.outbox.write(&mut transaction, outgoing).await?;
     transaction.commit().await.map_err(mecapy_store::Error::from)?;
     sweeps.outbox.send(written).await;
     report.count("builds_failed", 1);

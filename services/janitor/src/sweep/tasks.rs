@@ -78,6 +78,7 @@ async fn resend(
     if !stalled::resend_task(&mut transaction, stalled).await? {
         return Ok(());
     }
+    let outgoing = outgoing.in_trace(stalled.traceparent.clone());
     let written = sweeps.outbox.write(&mut transaction, outgoing).await?;
     transaction.commit().await.map_err(mecapy_store::Error::from)?;
     sweeps.outbox.send(written).await;
@@ -123,7 +124,8 @@ async fn end(
     if !tasks::complete(&mut transaction, task.id(), task.attempt, &completion).await? {
         return Ok(());
     }
-    let written = sweeps.outbox.write(&mut transaction, Outgoing::event(&event)).await?;
+    let outgoing = Outgoing::event(&event).in_trace(stalled.traceparent.clone());
+    let written = sweeps.outbox.write(&mut transaction, outgoing).await?;
     transaction.commit().await.map_err(mecapy_store::Error::from)?;
     sweeps.outbox.send(written).await;
     tracing::error!(task.id = %task.id(), state = %task.state, "a task that stood still is ended");

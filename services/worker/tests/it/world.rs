@@ -410,6 +410,7 @@ pub fn row(id: TaskId, function: &Function) -> tasks::NewTask {
         inputs_s3_key: None,
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     }
 }
 

@@ -28,6 +28,7 @@ async fn objects_past_their_retention_go_unless_their_build_or_task_is_in_use() 
         inputs_s3_key: Some("x".into()),
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     };
     tasks::create(&mut conn, &new).await.unwrap();
     drop(conn);
@@ -78,6 +79,7 @@ async fn producers_inputs_and_reports_go_after_their_own_time_or_never() {
         inputs_s3_key: Some(key("of/a-queued-task.json").to_string()),
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     };
     let mut conn = world.pool.acquire().await.unwrap();
     tasks::create(&mut conn, &new).await.unwrap();

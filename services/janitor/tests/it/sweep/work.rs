@@ -262,6 +262,7 @@ async fn task(world: &World, inputs: Option<&str>) -> TaskDispatch {
         inputs_s3_key: inputs.map(str::to_owned),
         timeout_ms: 0,
         deadline: None,
+        traceparent: None,
     };
     let mut conn = world.pool.acquire().await.unwrap();
     tasks::create(&mut conn, &new).await.unwrap();
