@@ -20,6 +20,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::api::{BuildEvent, IdempotencyKey, TaskRequest};
 use crate::validate::{MAX_INPUTS_BYTES, Submission};
@@ -66,13 +67,16 @@ impl Gateway {
         Fut: Future<Output = Result<T, Error>>,
     {
         let text = |key: &str| metadata.get(key).and_then(|value| value.to_str().ok());
+        let name = format!("mecapy.v1.Gateway/{method}");
         let span = tracing::info_span!(
             "call",
-            otel.name = format!("mecapy.v1.Gateway/{method}"),
+            otel.name = name,
             otel.kind = "server",
-            rpc.system = "grpc",
-            rpc.service = "mecapy.v1.Gateway",
-            rpc.method = method,
+            otel.status_code = Empty,
+            rpc.system.name = "grpc",
+            rpc.method = name,
+            rpc.response.status_code = Empty,
+            error.type = Empty,
         );
         trace::set_parent(&span, text("traceparent"), text("tracestate"));
         let began = Instant::now();
@@ -83,10 +87,16 @@ impl Gateway {
                 Err(_) => Err(Error::Unavailable("what this call needs", None)),
             }
         };
+        let answer = mecapy_bus::caused_by(text("traceparent").map(str::to_owned), answer);
         let answer = answer.instrument(span.clone()).await;
         let answer = span.in_scope(|| answer.map(Response::new).map_err(|error| status(&error)));
         let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
-        metrics::grpc_call(method, format!("{code:?}"), began.elapsed());
+        let named = status_name(code);
+        span.record("rpc.response.status_code", named);
+        if is_ours(code) {
+            span.record("otel.status_code", "ERROR").record("error.type", named);
+        }
+        span.in_scope(|| metrics::grpc_call(method, format!("{code:?}"), began.elapsed()));
         answer
     }
 }
@@ -278,10 +288,47 @@ fn idempotency_key(metadata: &MetadataMap) -> Result<Option<IdempotencyKey>, Err
     key.map(|value| IdempotencyKey::parse(value.to_str().unwrap_or_default())).transpose()
 }
 
+/// A code as the conventions spell it.
+fn status_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// What of a server's answers is its own failure, and not the caller's.
+fn is_ours(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 fn status(error: &Error) -> Status {
     error.log();
     let code = match error.status() {
         StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::CONFLICT => Code::FailedPrecondition,
         StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,

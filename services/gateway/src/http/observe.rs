@@ -3,14 +3,18 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::Method;
+use axum::http::uri::Authority;
+use axum::http::{Method, Version};
 use axum::middleware::Next;
 use axum::response::Response;
+use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::{metric_definitions as metrics, trace};
 
-pub(super) async fn observe(request: Request, next: Next) -> Response {
+const OTHER: &str = "_OTHER";
+
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -20,15 +24,17 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
     let span = span(&request, method, &route);
     let began = Instant::now();
     let in_flight = InFlight::begin();
-    let response = next.run(request).instrument(span.clone()).await;
+    let traceparent = header(&request, "traceparent").map(str::to_owned);
+    let answered = mecapy_bus::caused_by(traceparent, next.run(request));
+    let response = answered.instrument(span.clone()).await;
     drop(in_flight);
     let (status, took) = (response.status(), began.elapsed());
-    span.record("http.response.status_code", status.as_u16());
+    span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_code", "ERROR").record("error.type", status.as_str());
     }
-    metrics::http_request(method, &route, status.as_u16(), took);
     span.in_scope(|| {
+        metrics::http_request(method, &route, status.as_u16(), took);
         tracing::debug!(
             status = status.as_u16(),
             duration_ms = took.as_millis() as u64,
@@ -38,20 +44,45 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
+/// As OpenTelemetry's conventions for servers of HTTP have it.
 fn span(request: &Request, method: &'static str, route: &str) -> Span {
     let span = tracing::info_span!(
         "request",
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
-        otel.status_code = tracing::field::Empty,
+        otel.status_code = Empty,
         http.request.method = method,
+        http.request.method_original = Empty,
         http.route = route,
+        url.scheme = "http",
         url.path = request.uri().path(),
-        http.response.status_code = tracing::field::Empty,
+        server.address = Empty,
+        server.port = Empty,
+        network.protocol.version = Empty,
+        user_agent.original = header(request, "user-agent"),
+        http.response.status_code = Empty,
+        error.type = Empty,
     );
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    trace::set_parent(&span, header("traceparent"), header("tracestate"));
+    if method == OTHER {
+        span.record("http.request.method_original", request.method().as_str());
+    }
+    if let Some(host) = header(request, "host").and_then(|host| host.parse::<Authority>().ok()) {
+        span.record("server.address", host.host());
+        if let Some(port) = host.port_u16() {
+            span.record("server.port", i64::from(port));
+        }
+    }
+    match request.version() {
+        Version::HTTP_10 => span.record("network.protocol.version", "1.0"),
+        Version::HTTP_2 => span.record("network.protocol.version", "2"),
+        _ => span.record("network.protocol.version", "1.1"),
+    };
+    trace::set_parent(&span, header(request, "traceparent"), header(request, "tracestate"));
     span
+}
+
+fn header<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
+    request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
 /// Counted down also when the client goes away and the call is dropped.
@@ -80,6 +111,6 @@ fn known(method: &Method) -> &'static str {
         "PATCH" => "PATCH",
         "DELETE" => "DELETE",
         "OPTIONS" => "OPTIONS",
-        _ => "_OTHER",
+        _ => OTHER,
     }
 }
