@@ -1,12 +1,20 @@
 //! What the gateway does, whoever asks by whatever protocol.
 
 mod builds;
+mod cleanup;
+mod dead_letters;
+mod details;
 mod functions;
 mod idempotency;
+mod lists;
+mod sessions;
+mod system;
 mod tasks;
+mod traces;
 mod waiting;
 mod watch;
 mod watch_task;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +22,25 @@ use std::time::Duration;
 use mecapy_bus::{Bus, Live, Outbox, Outgoing, Results};
 use mecapy_objects::Objects;
 use mecapy_proto::FunctionId;
-use mecapy_store::{PgConnection, PgPool, functions as stored};
+use mecapy_store::{PgConnection, PgPool, audit, functions as stored};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::validate::Rules;
 use crate::{Backlog, Caller, Error, Hub, Options};
 
+pub(crate) use cleanup::{CleanupAction, CleanupRun};
+pub(crate) use dead_letters::LetterAction;
+pub(crate) use details::{BuildDetails, BuildText, FunctionDetails, TaskDetails};
 pub(crate) use idempotency::IdempotencyKey;
+pub(crate) use lists::{BuildQuery, FunctionQuery, TaskQuery};
+pub(crate) use sessions::{LogIn, Session};
+pub(crate) use system::{Advisories, ConsumerBacklog, Mirrored, Snapshot, Storage, Work};
 pub(crate) use tasks::{LogStream, TaskRequest};
 pub(crate) use waiting::MAX_WAIT;
 pub(crate) use watch::BuildEvent;
 pub(crate) use watch_task::TaskEvent;
+pub(crate) use webhooks::{WebhookPage, WebhookRequest};
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,6 +56,10 @@ struct Inner {
     hub: Hub,
     backlog: Backlog,
     rules: Rules,
+    sessions: sessions::Sessions,
+    system: system::System,
+    storage_limit_bytes: u64,
+    webhooks: mecapy_webhooks::Options,
     /// A wake-up may be missed: then this is how late a waiter is.
     look_every: Duration,
     shutdown: CancellationToken,
@@ -54,6 +73,10 @@ pub struct Deps {
     pub outbox: Outbox,
     pub live: Live,
     pub objects: Objects,
+    /// What the registry may hold.
+    pub storage_limit_bytes: u64,
+    /// Which receivers may be called.
+    pub webhooks: mecapy_webhooks::Options,
     /// Ends what waits.
     pub shutdown: CancellationToken,
 }
@@ -61,7 +84,8 @@ pub struct Deps {
 impl Api {
     /// Follows events and its own backlog from now on.
     pub fn start(deps: Deps, options: &Options) -> Self {
-        let Deps { bus, pool, outbox, live, objects, shutdown } = deps;
+        let Deps { bus, pool, outbox, live, objects, storage_limit_bytes, webhooks, shutdown } =
+            deps;
         let hub = Hub::start(live.clone(), shutdown.clone());
         let backlog = Backlog::start(
             pool.clone(),
@@ -79,7 +103,11 @@ impl Api {
             outbox,
             live,
             objects,
-            results: Results::new(bus),
+            results: Results::new(bus.clone()),
+            system: system::System::new(bus),
+            sessions: sessions::Sessions::new(options),
+            storage_limit_bytes,
+            webhooks,
             hub,
             backlog,
             rules,
@@ -116,4 +144,25 @@ impl Api {
         tokio::spawn(async move { outbox.send(written).await }.in_current_span());
         Ok(())
     }
+}
+
+/// Notes what somebody does, as part of the transaction that does it.
+async fn note(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    action: &str,
+    target: &str,
+    detail: serde_json::Value,
+) -> Result<(), Error> {
+    Ok(audit::record(conn, &act(caller, action, target, detail)).await?)
+}
+
+fn act<'a>(
+    caller: &'a Caller,
+    action: &'a str,
+    target: &'a str,
+    detail: serde_json::Value,
+) -> audit::Action<'a> {
+    let (owner, role) = (caller.owner.as_str(), caller.role.as_str());
+    audit::Action { owner, role, action, target, detail }
 }

@@ -10,10 +10,24 @@ use crate::Error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
+    /// Sees everybody's functions, builds and tasks, and how the system is; changes nothing.
+    Viewer,
     /// Sees own functions, builds and tasks.
     Owner,
-    /// Sees all of them.
+    /// Sees all of them, and what keeps the system going.
     Operator,
+}
+
+impl Role {
+    pub const ALL: &[Self] = &[Self::Viewer, Self::Owner, Self::Operator];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Owner => "owner",
+            Self::Operator => "operator",
+        }
+    }
 }
 
 /// Who a request comes from.
@@ -25,7 +39,36 @@ pub struct Caller {
 
 impl Caller {
     pub fn may_see(&self, owner: &str) -> bool {
-        self.role == Role::Operator || self.owner.as_str() == owner
+        self.scope().is_none_or(|own| own.as_str() == owner)
+    }
+
+    /// Whose rows it sees. None: everybody's.
+    pub(crate) fn scope(&self) -> Option<&Owner> {
+        (self.role == Role::Owner).then_some(&self.owner)
+    }
+
+    /// Refuses whoever only looks.
+    pub(crate) fn must_act(&self) -> Result<(), Error> {
+        match self.role {
+            Role::Viewer => Err(Error::Forbidden("this token may look, and change nothing")),
+            Role::Owner | Role::Operator => Ok(()),
+        }
+    }
+
+    /// Refuses whoever sees only what is their own.
+    pub(crate) fn must_see_all(&self) -> Result<(), Error> {
+        match self.role {
+            Role::Owner => Err(Error::Forbidden("this is for operators and viewers")),
+            Role::Viewer | Role::Operator => Ok(()),
+        }
+    }
+
+    /// Refuses whoever does not run the system.
+    pub(crate) fn must_operate(&self) -> Result<(), Error> {
+        match self.role {
+            Role::Operator => Ok(()),
+            Role::Viewer | Role::Owner => Err(Error::Forbidden("this is for operators")),
+        }
     }
 }
 
@@ -72,15 +115,24 @@ impl Tokens {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Error::Unauthorized);
         }
-        let given: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
+        self.of_hash(&hash(token)).ok_or(Error::Unauthorized)
+    }
+
+    /// Whose token has this hash.
+    pub(crate) fn of_hash(&self, given: &[u8]) -> Option<Caller> {
         let mut found = None;
         for (hash, caller) in &self.0 {
-            if bool::from(hash.ct_eq(&given)) {
+            if bool::from(hash.as_slice().ct_eq(given)) {
                 found = Some(caller);
             }
         }
-        found.cloned().ok_or(Error::Unauthorized)
+        found.cloned()
     }
+}
+
+/// Of a token, as it is kept.
+pub(crate) fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.trim().as_bytes()).into()
 }
 
 fn parse_line(line: &str) -> Result<([u8; 32], Caller), String> {
@@ -92,11 +144,11 @@ fn parse_line(line: &str) -> Result<([u8; 32], Caller), String> {
         return Err("must be owner:role:sha256".to_owned());
     };
     let owner: Owner = owner.parse().map_err(|error| format!("{error}"))?;
-    let role = match role {
-        "owner" => Role::Owner,
-        "operator" => Role::Operator,
-        _ => return Err("the role is owner or operator".to_owned()),
-    };
+    let role = Role::ALL
+        .iter()
+        .find(|known| known.as_str() == role)
+        .copied()
+        .ok_or("the role is viewer, owner or operator")?;
     let mut bytes = [0; 32];
     hex::decode_to_slice(hash, &mut bytes)
         .map_err(|_| "the third part is the token's SHA-256: 64 hexadecimal digits".to_owned())?;
@@ -121,6 +173,22 @@ mod tests {
         assert!(acme.may_see("acme") && !acme.may_see("other"));
         let ops = tokens.caller(Some("bearer two")).unwrap();
         assert!(ops.role == Role::Operator && ops.may_see("acme"));
+    }
+
+    #[test]
+    fn each_role_sees_and_does_what_it_is_for() {
+        let of = |role| Caller { owner: "acme".parse().unwrap(), role };
+        let may = |caller: &Caller| {
+            [
+                caller.may_see("other"),
+                caller.must_act().is_ok(),
+                caller.must_see_all().is_ok(),
+                caller.must_operate().is_ok(),
+            ]
+        };
+        assert_eq!(may(&of(Role::Viewer)), [true, false, true, false]);
+        assert_eq!(may(&of(Role::Owner)), [false, true, false, false]);
+        assert_eq!(may(&of(Role::Operator)), [true, true, true, true]);
     }
 
     #[test]

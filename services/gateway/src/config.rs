@@ -18,6 +18,21 @@ pub struct Config {
     pub postgres: mecapy_store::Options,
     pub s3: mecapy_objects::Options,
     pub gateway: Options,
+    pub webhooks: mecapy_webhooks::Options,
+    pub janitor: Janitor,
+}
+
+/// What is read of the janitor's section, where one file serves all: how full the registry may be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Janitor {
+    pub storage_limit_bytes: u64,
+}
+
+impl Default for Janitor {
+    fn default() -> Self {
+        Self { storage_limit_bytes: 90_000_000_000 }
+    }
 }
 
 /// The section `[gateway]`.
@@ -29,7 +44,7 @@ pub struct Options {
     /// For gRPC.
     pub grpc_listen: SocketAddr,
     /// Who may call: a line each, `owner:role:sha256`, the last being the SHA-256 of the token in hex, the role
-    /// `owner` (own functions) or `operator` (all). Better as `tokens_file`.
+    /// `owner` (own functions), `viewer` (looks at all, changes nothing) or `operator` (all). Better as `tokens_file`.
     pub tokens: Option<Secret>,
     /// Python versions that functions may ask for: those that base images are built for.
     pub python_versions: Vec<String>,
@@ -42,6 +57,10 @@ pub struct Options {
     pub max_waiting_messages: u32,
     /// Calls that wait look into the database at least this often, should an event be missed.
     pub look_every_seconds: u64,
+    /// The console's cookie goes over TLS alone: browsers then log in only over https, and on this machine itself.
+    pub console_secure_cookie: bool,
+    /// How long a log-in to the console lasts.
+    pub console_session_hours: u64,
 }
 
 impl Default for Options {
@@ -55,6 +74,8 @@ impl Default for Options {
             max_task_timeout_seconds: 300,
             max_waiting_messages: 1_000,
             look_every_seconds: 2,
+            console_secure_cookie: true,
+            console_session_hours: 12,
         }
     }
 }
@@ -83,9 +104,13 @@ impl mecapy_service::Config for Config {
         gateway.tokens().map_err(|problem| ConfigError::key("gateway.tokens", problem))?;
         check_list("gateway.python_versions", &gateway.python_versions, is_python_version)?;
         check_list("gateway.variants", &gateway.variants, is_variant)?;
+        if gateway.console_session_hours > 24 * 30 {
+            return Err(ConfigError::key("gateway.console_session_hours", "must be at most 720"));
+        }
         for (key, value) in [
             ("max_task_timeout_seconds", gateway.max_task_timeout_seconds),
             ("look_every_seconds", gateway.look_every_seconds),
+            ("console_session_hours", gateway.console_session_hours),
         ] {
             if value == 0 {
                 return Err(ConfigError::key(format!("gateway.{key}"), "must be at least 1"));

@@ -16,6 +16,9 @@ pub enum Error {
     Field { field: String, detail: String },
     #[error("no valid API token: send `Authorization: Bearer <token>`")]
     Unauthorized,
+    /// Who calls is known, and may not do this.
+    #[error("{0}")]
+    Forbidden(&'static str),
     #[error("there is no function {0}")]
     UnknownFunction(String),
     #[error("there is no {0}")]
@@ -58,6 +61,7 @@ impl Error {
             Self::Refused { code, .. } => code.as_str(),
             Self::Field { .. } => ErrorCode::InvalidField.as_str(),
             Self::Unauthorized => "unauthorized",
+            Self::Forbidden(_) => "forbidden",
             Self::UnknownFunction(_) => ErrorCode::UnknownFunction.as_str(),
             Self::NotFound(_) => "not-found",
             Self::NotReady(_) => ErrorCode::FunctionNotReady.as_str(),
@@ -85,6 +89,7 @@ impl Error {
             | Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Refused { .. } | Self::Field { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::UnknownFunction(_) | Self::NotFound(_) | Self::NoResult { .. } => {
                 StatusCode::NOT_FOUND
             }

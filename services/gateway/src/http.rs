@@ -4,13 +4,15 @@ mod body;
 mod builds;
 mod events;
 mod functions;
-mod limits;
-mod observe;
+pub(crate) mod limits;
+pub(crate) mod observe;
 mod pages;
 mod prefer;
 mod problem;
 mod request;
 mod tasks;
+mod traces;
+mod webhooks;
 
 use axum::Router;
 use axum::http::Method;
@@ -19,6 +21,9 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::Gateway;
+
+pub(crate) use problem::panicked;
+pub(crate) use request::{build_id, function_id, task_id};
 
 /// One route, as the router and the OpenAPI document both have it.
 pub struct Route {
@@ -47,12 +52,24 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/builds/{build_id}", get(builds::get)),
         route(Method::GET, "/builds/{build_id}/logs", get(builds::logs)),
         route(Method::GET, "/builds/{build_id}/events", get(events::events)),
+        route(Method::GET, "/builds/{build_id}/trace", get(traces::build)),
         route(Method::POST, "/builds/{build_id}/cancel", post(builds::cancel)),
         route(Method::GET, "/tasks/{task_id}", get(tasks::get)),
         route(Method::GET, "/tasks/{task_id}/result", get(tasks::result)),
         route(Method::GET, "/tasks/{task_id}/logs", get(tasks::logs)),
         route(Method::GET, "/tasks/{task_id}/events", get(events::task_events)),
+        route(Method::GET, "/tasks/{task_id}/trace", get(traces::task)),
         route(Method::POST, "/tasks/{task_id}/cancel", post(tasks::cancel)),
+        route(Method::POST, "/webhooks", post(webhooks::create)),
+        route(Method::GET, "/webhooks", get(webhooks::list)),
+        route(Method::GET, "/webhooks/{webhook_id}", get(webhooks::get)),
+        route(Method::DELETE, "/webhooks/{webhook_id}", delete(webhooks::delete)),
+        route(Method::POST, "/webhooks/{webhook_id}/secret", post(webhooks::rotate)),
+        route(Method::POST, "/webhooks/{webhook_id}/enable", post(webhooks::enable)),
+        route(Method::POST, "/webhooks/{webhook_id}/test", post(webhooks::test)),
+        route(Method::GET, "/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries)),
+        route(Method::GET, "/deliveries/{delivery_id}", get(webhooks::delivery)),
+        route(Method::POST, "/deliveries/{delivery_id}/resend", post(webhooks::resend)),
     ]
 }
 

@@ -16,7 +16,11 @@ const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Hub(Arc<Mutex<HashMap<Uuid, watch::Sender<()>>>>);
+pub(crate) struct Hub {
+    waiting: Arc<Mutex<HashMap<Uuid, watch::Sender<()>>>>,
+    /// Anything at all.
+    any: watch::Sender<()>,
+}
 
 /// One who waits. Dropping it is the end of the waiting.
 #[derive(Debug)]
@@ -66,14 +70,20 @@ impl Hub {
         Wakeup { hub: self.clone(), id, receiver }
     }
 
+    /// Who looks at all there is. Changes that come close together are one.
+    pub(crate) fn any(&self) -> watch::Receiver<()> {
+        self.any.subscribe()
+    }
+
     pub(crate) fn wake(&self, id: Uuid) {
+        self.any.send_replace(());
         if let Some(sender) = self.lock().get(&id) {
             sender.send_replace(());
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,6 +126,16 @@ mod tests {
         second.woken().await;
         assert_eq!(third.woken().now_or_never(), None);
         assert_eq!(first.woken().now_or_never(), None, "a wake-up counts once");
+    }
+
+    #[tokio::test]
+    async fn who_looks_at_everything_is_woken_by_any_id() {
+        let hub = Hub::default();
+        let mut any = hub.any();
+        assert!(!any.has_changed().unwrap());
+        hub.wake(Uuid::now_v7());
+        any.changed().await.unwrap();
+        assert!(!any.has_changed().unwrap());
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! The gateway: the door of the pipeline, over HTTP and over gRPC.
 //!
 //! Invariants:
-//! 1. HTTP and gRPC are thin shells over [`Api`]: what one can do, the other can, with the same rules.
+//! 1. HTTP and gRPC are thin shells over [`Api`]: what one can do, the other can, with the same rules. Webhooks are made
+//!    and looked at over HTTP alone.
 //! 2. A submission is one transaction: function, version, build, and the event that starts it. The caller's answer
 //!    comes after the commit and never waits for NATS: the outbox sends what was written.
 //! 3. An owner sees what is theirs; everything else does not exist for them.
@@ -22,6 +23,7 @@ mod api;
 mod auth;
 mod backlog;
 mod config;
+mod console;
 mod error;
 mod grpc;
 mod http;
@@ -32,11 +34,13 @@ mod serve;
 mod trace;
 mod validate;
 mod view;
+pub mod waterfall;
 
 pub use api::{Api, Deps};
 pub use auth::{Caller, Role, Tokens};
 pub(crate) use backlog::Backlog;
 pub use config::{Config, Options};
+pub use console::ACTIONS as CONSOLE_ACTIONS;
 pub use error::Error;
 pub use http::routes;
 pub(crate) use hub::Hub;

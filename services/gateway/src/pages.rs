@@ -18,6 +18,7 @@ pages! {
     "deadline-exceeded",
     "dependency-conflict",
     "digest-mismatch",
+    "forbidden",
     "forbidden-call",
     "forbidden-import",
     "function-failed",
@@ -54,16 +55,16 @@ pages! {
     "task-out-of-memory",
     "task-timed-out",
     "too-many-requirements",
-    "unauthorized",
     "too-many-webhooks",
+    "unauthorized",
     "unavailable",
     "unknown-function",
     "unsupported-media-type",
     "unsupported-python",
     "unsupported-variant",
     "version-conflict",
-}
     "webhook-refused",
+}
 
 /// The page of a code, in Markdown.
 pub(crate) fn page(code: &str) -> Option<&'static str> {
@@ -87,6 +88,7 @@ mod tests {
     /// Codes of the door alone, beside those of the pipeline.
     const DOOR_CODES: &[&str] = &[
         "unauthorized",
+        "forbidden",
         "not-found",
         "method-not-allowed",
         "request-timeout",

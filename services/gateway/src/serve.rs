@@ -11,7 +11,7 @@ use mecapy_service::{Condition, Context, chain};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Api, Config, Deps, Tokens, grpc, http, metric_definitions};
+use crate::{Api, Config, Deps, Tokens, console, grpc, http, metric_definitions};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -39,6 +39,8 @@ pub async fn run(config: Config, context: Context) -> Result<(), AnyError> {
         outbox: backbone.outbox.clone(),
         live: backbone.live.clone(),
         objects,
+        storage_limit_bytes: config.janitor.storage_limit_bytes,
+        webhooks: config.webhooks,
         shutdown: context.shutdown.clone(),
     };
     let api = Api::start(deps, &config.gateway);
@@ -58,7 +60,9 @@ impl Gateway {
         shutdown: CancellationToken,
         hand_back: CancellationToken,
     ) -> Result<(), AnyError> {
-        let router = http::router(self.clone());
+        let router = http::router(self.clone())
+            .merge(console::router(self.clone()))
+            .into_make_service_with_connect_info::<SocketAddr>();
         let over_http = async {
             let stopped = shutdown.clone().cancelled_owned();
             // Small answers and events go out at once.

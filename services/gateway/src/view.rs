@@ -1,5 +1,7 @@
 //! Functions, builds and tasks as callers see them.
 
+pub(crate) mod webhooks;
+
 use chrono::{DateTime, Utc};
 use mecapy_proto::{BuildId, ErrorCode, TaskId, v1};
 use mecapy_store::functions::Overview;
@@ -185,7 +187,7 @@ fn warning(finding: &v1::Finding) -> String {
     )
 }
 
-fn findings(scan: &Scan) -> Vec<v1::Finding> {
+pub(crate) fn findings(scan: &Scan) -> Vec<v1::Finding> {
     serde_json::from_value(scan.findings.clone()).unwrap_or_else(|error| {
         tracing::warn!(%error, build.id = %scan.build_id, "the findings of a scan can't be read");
         Vec::new()
@@ -193,7 +195,7 @@ fn findings(scan: &Scan) -> Vec<v1::Finding> {
 }
 
 /// Whole units up to the thousandth of the next, as `docker images` has them: "812kB", "245MB", "1.25GB".
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes}B"),
         1_000..1_000_000 => format!("{}kB", (bytes + 500) / 1_000),
@@ -203,7 +205,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// "0.8s", "42s"
-fn time(ms: u64) -> String {
+pub(crate) fn time(ms: u64) -> String {
     if ms < 10_000 {
         format!("{:.1}s", ms as f64 / 1e3)
     } else {

@@ -9,7 +9,7 @@ use mecapy_proto::{BuildId, ErrorCode, FunctionId, failure, v1};
 use mecapy_store::functions::{self, Overview};
 use mecapy_store::{BuildState, builds};
 
-use super::Api;
+use super::{Api, note};
 use crate::{Caller, Error, view};
 
 /// Far above what a build of 300 s writes.
@@ -56,10 +56,13 @@ impl Api {
         id: BuildId,
         wait: Duration,
     ) -> Result<view::Function, Error> {
+        caller.must_act()?;
         let overview = self.visible_build(caller, id).await?;
         let failure = failure(ErrorCode::BuildCancelled, "cancelled before it began");
         let mut transaction = self.begin().await?;
         let before = builds::cancel(&mut transaction, id, &failure.clone().into()).await?;
+        let detail = serde_json::json!({ "function_id": overview.function.id });
+        note(&mut transaction, caller, "cancel-build", &id.to_string(), detail).await?;
         let outgoing = match before {
             Some(BuildState::Queued) => Outgoing::event(&v1::BuildFailed {
                 build_id: id.to_string(),

@@ -12,9 +12,9 @@ use mecapy_proto::{BuildId, ErrorCode, FunctionId, inputs_sha256, v1};
 use mecapy_store::functions::{Added, NewVersion, Overview};
 use mecapy_store::{builds, functions, scans, stalled};
 
-use super::{Api, IdempotencyKey};
+use super::{Api, IdempotencyKey, note};
 use crate::validate::Submission;
-use crate::{Caller, Error, Role, metric_definitions as metrics, view};
+use crate::{Caller, Error, metric_definitions as metrics, view};
 
 /// Code and requirements travel in the event up to this size: a message has at most 1 MiB.
 const MAX_INLINE_BYTES: usize = 512 * 1024;
@@ -40,6 +40,7 @@ impl Api {
         key: Option<IdempotencyKey>,
         wait: Duration,
     ) -> Result<view::Function, Error> {
+        caller.must_act()?;
         self.0.rules.check(&submission)?;
         let build = match &key {
             Some(key) => key.build(&caller.owner),
@@ -173,8 +174,7 @@ impl Api {
             })?,
         };
         let size = if size == 0 { DEFAULT_PAGE } else { size.min(MAX_PAGE) };
-        let owner = (caller.role == Role::Owner).then_some(&caller.owner);
-        let mut found = functions::list(&self.0.pool, owner, after, size + 1).await?;
+        let mut found = functions::list(&self.0.pool, caller.scope(), after, size + 1).await?;
         let more = found.len() > size as usize;
         found.truncate(size as usize);
         let next = found.last().filter(|_| more).map(|last| last.id.to_string());
@@ -198,9 +198,12 @@ impl Api {
 
     /// Its name is free again at once; its images go with the next cleanup.
     pub(crate) async fn delete(&self, caller: &Caller, id: FunctionId) -> Result<(), Error> {
-        self.visible(caller, id).await?;
+        caller.must_act()?;
+        let function = self.visible(caller, id).await?;
         let mut transaction = self.begin().await?;
         let deleted = functions::delete(&mut transaction, id).await?;
+        let detail = serde_json::json!({ "name": function.name, "owner": function.owner });
+        note(&mut transaction, caller, "delete-function", &id.to_string(), detail).await?;
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         if !deleted {
             return Err(Error::UnknownFunction(id.to_string()));

@@ -12,7 +12,7 @@ use mecapy_store::tasks::{NewTask, Task};
 use mecapy_store::{TaskState, stalled, tasks};
 use serde_json::value::RawValue;
 
-use super::{Api, IdempotencyKey};
+use super::{Api, IdempotencyKey, note};
 use crate::validate::{check_deadline, check_inputs_size};
 use crate::{Caller, Error, metric_definitions as metrics, view};
 
@@ -53,6 +53,7 @@ impl Api {
         wait: Duration,
         inline: u64,
     ) -> Result<view::Task, Error> {
+        caller.must_act()?;
         let stored = self.visible(caller, function).await?;
         self.0.rules.check_timeout(request.timeout_ms)?;
         let inputs = request.inputs.as_deref().map_or("null", RawValue::get);
@@ -169,7 +170,11 @@ impl Api {
         })
     }
 
-    async fn stored_result(&self, task: &Task, limit: u64) -> Result<Option<Bytes>, Error> {
+    pub(super) async fn stored_result(
+        &self,
+        task: &Task,
+        limit: u64,
+    ) -> Result<Option<Bytes>, Error> {
         if task.state != TaskState::Succeeded {
             return Ok(None);
         }
@@ -224,7 +229,8 @@ impl Api {
         id: TaskId,
         wait: Duration,
     ) -> Result<view::Task, Error> {
-        self.visible_task(caller, id).await?;
+        caller.must_act()?;
+        let task = self.visible_task(caller, id).await?;
         let mut transaction = self.begin().await?;
         let outgoing = match tasks::cancel(&mut transaction, id).await? {
             Some(TaskState::Running) => {
@@ -232,6 +238,8 @@ impl Api {
             }
             _ => Outgoing::none(),
         };
+        let detail = serde_json::json!({ "function_id": task.function_id });
+        note(&mut transaction, caller, "cancel-task", &id.to_string(), detail).await?;
         self.commit(transaction, outgoing).await?;
         tracing::info!(task.id = %id, owner = %caller.owner, "task {id} is to be cancelled");
         // No event tells of the end of a queued one.

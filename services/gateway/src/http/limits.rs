@@ -13,7 +13,7 @@ use crate::Error;
 const LIMIT: Duration = Duration::from_secs(45);
 
 /// Cuts off what takes too long. A stream of events is answered at once, and not cut.
-pub(super) async fn time(request: Request, next: Next) -> Response {
+pub(crate) async fn time(request: Request, next: Next) -> Response {
     let limit = LIMIT + Wait::of(request.headers()).0;
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,

@@ -64,7 +64,7 @@ pub(super) async fn no_such_route(uri: Uri) -> Error {
     Error::NotFound(format!("{path} here: see /openapi.json"))
 }
 
-pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let message = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

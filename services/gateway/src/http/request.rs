@@ -4,6 +4,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use mecapy_proto::{BuildId, FunctionId, TaskId};
+use uuid::Uuid;
 
 use crate::api::IdempotencyKey;
 use crate::{Caller, Error, Gateway};
@@ -33,18 +34,28 @@ impl<S: Sync> FromRequestParts<S> for Key {
 }
 
 /// An id that isn't one names nothing.
-pub(super) fn function_id(text: &str) -> Result<FunctionId, Error> {
+pub(crate) fn function_id(text: &str) -> Result<FunctionId, Error> {
     text.parse().map_err(|_| Error::UnknownFunction(format!("{:?}", shortened(text))))
 }
 
-pub(super) fn build_id(text: &str) -> Result<BuildId, Error> {
+pub(crate) fn build_id(text: &str) -> Result<BuildId, Error> {
     text.parse()
         .map_err(|_| Error::NotFound(format!("build {:?}: its id is a UUID", shortened(text))))
 }
 
-pub(super) fn task_id(text: &str) -> Result<TaskId, Error> {
+pub(crate) fn task_id(text: &str) -> Result<TaskId, Error> {
     text.parse()
         .map_err(|_| Error::NotFound(format!("task {:?}: its id is a UUID", shortened(text))))
+}
+
+pub(super) fn webhook_id(text: &str) -> Result<Uuid, Error> {
+    Uuid::try_parse(text)
+        .map_err(|_| Error::NotFound(format!("webhook {:?}: its id is a UUID", shortened(text))))
+}
+
+pub(super) fn delivery_id(text: &str) -> Result<Uuid, Error> {
+    Uuid::try_parse(text)
+        .map_err(|_| Error::NotFound(format!("delivery {:?}: its id is a UUID", shortened(text))))
 }
 
 fn shortened(text: &str) -> String {

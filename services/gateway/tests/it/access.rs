@@ -3,7 +3,7 @@
 use mecapy_store::TaskState;
 use reqwest::Method;
 
-use crate::door::{Door, OPS, OTHER, answer};
+use crate::door::{Door, OPS, OTHER, VIEWER, answer};
 
 #[tokio::test]
 async fn without_a_valid_token_nothing_but_the_documents_is_answered() {
@@ -76,4 +76,37 @@ async fn two_owners_may_use_one_name() {
     let theirs = answer(request.json(&crate::door::submission("stats"))).await;
     assert_ne!(ours.function(), theirs.function());
     assert_eq!((ours.text("/owner"), theirs.text("/owner")), ("acme", "other"));
+}
+
+#[tokio::test]
+async fn a_viewer_sees_everything_and_changes_nothing() {
+    let door = Door::open().await;
+    let function = door.ready_function("stats").await;
+    let build = door.get(&format!("/functions/{function}")).await.build();
+    let task =
+        door.post(&format!("/functions/{function}/tasks"), serde_json::json!({})).await.task();
+    let ask = |method, path: String| {
+        answer(door.http.request(method, format!("{}{path}", door.url)).bearer_auth(VIEWER))
+    };
+    for path in [
+        "/functions".to_owned(),
+        format!("/functions/{function}"),
+        format!("/builds/{build}"),
+        format!("/tasks/{task}"),
+    ] {
+        assert_eq!(ask(Method::GET, path.clone()).await.status / 100, 2, "{path}");
+    }
+    for (method, path) in [
+        (Method::DELETE, format!("/functions/{function}")),
+        (Method::POST, format!("/functions/{function}/tasks")),
+        (Method::POST, format!("/builds/{build}/cancel")),
+        (Method::POST, format!("/tasks/{task}/cancel")),
+    ] {
+        let refused = ask(method, path.clone()).await;
+        assert_eq!(refused.problem(), (403, "forbidden", ""), "{path}");
+    }
+    let submission = door.http.post(format!("{}/functions", door.url)).bearer_auth(VIEWER);
+    let refused = answer(submission.json(&crate::door::submission("mine"))).await;
+    assert_eq!(refused.problem(), (403, "forbidden", ""));
+    assert_eq!(door.get(&format!("/tasks/{task}")).await.text("/status"), "queued");
 }

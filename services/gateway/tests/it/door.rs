@@ -31,6 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const ACME: &str = "token-of-acme";
 pub const OTHER: &str = "token-of-other";
 pub const OPS: &str = "token-of-ops";
+pub const VIEWER: &str = "token-of-a-viewer";
 
 pub const IMAGE: &str = "registry.test/mecapy/functions/user-acme-func-1:v1-01234567@sha256:00";
 
@@ -40,6 +41,7 @@ pub struct Door {
     pub pool: PgPool,
     pub objects: Objects,
     pub results: Results,
+    pub bus: Bus,
     pub live: Live,
     pub jetstream: async_nats::jetstream::Context,
     pub http: reqwest::Client,
@@ -141,6 +143,8 @@ impl Door {
             outbox: Outbox::start(bus.clone(), pool.clone(), "gateway", shutdown.clone()),
             live: live.clone(),
             objects: objects.clone(),
+            webhooks: mecapy_webhooks::Options::default(),
+            storage_limit_bytes: 90_000_000_000,
             shutdown: shutdown.clone(),
         };
         let gateway = Gateway { api: Api::start(deps, &options), tokens: Arc::new(tokens()) };
@@ -156,6 +160,7 @@ impl Door {
             url,
             grpc: format!("http://{grpc_url}"),
             results: Results::new(bus.clone()),
+            bus,
             pool,
             objects,
             live,
@@ -290,8 +295,12 @@ pub async fn answer(request: RequestBuilder) -> Answer {
 fn tokens() -> Tokens {
     let line =
         |owner, role, token| format!("{owner}:{role}:{}\n", hex::encode(Sha256::digest(token)));
-    let lines =
-        [line("acme", "owner", ACME), line("other", "owner", OTHER), line("ops", "operator", OPS)];
+    let lines = [
+        line("acme", "owner", ACME),
+        line("other", "owner", OTHER),
+        line("ops", "operator", OPS),
+        line("onlooker", "viewer", VIEWER),
+    ];
     Tokens::parse(&lines.concat()).unwrap()
 }
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod builds;
+mod console;
 mod documents;
 mod door;
 mod errors;
@@ -13,4 +14,6 @@ mod grpc;
 mod kept;
 mod sse;
 mod tasks;
+mod traces;
 mod waiting;
+mod webhooks;

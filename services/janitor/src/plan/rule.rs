@@ -30,13 +30,8 @@ pub enum Rule {
 
 impl Rule {
     /// Those by which an image goes.
-    pub const DELETING: [Self; 5] = [
-        Self::DeletedFunction,
-        Self::Unused,
-        Self::OldVersion,
-        Self::StaleLatest,
-        Self::GoesAlong,
-    ];
+    pub const DELETING: [Self; 5] =
+        [Self::DeletedFunction, Self::Unused, Self::OldVersion, Self::StaleLatest, Self::GoesAlong];
 
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,86 @@
+// The console's only script. Pages are whole without it: here they are looked at again when something has changed, and
+// a log is shown as it comes.
+"use strict";
+
+(() => {
+  const address = document.body.dataset.live;
+  if (!address || !window.EventSource) return;
+
+  const GATHER_MS = 300;
+  const MAX_LOG_CHARACTERS = 512 * 1024;
+  const state = document.getElementById("live");
+  const say = (text) => { if (state) state.textContent = text; };
+
+  // Parts have an id: the one in the page is replaced by the one in the answer.
+  const show = (fresh) => {
+    for (const part of fresh.querySelectorAll("[data-part][id]")) {
+      const old = document.getElementById(part.id);
+      if (!old || old.outerHTML === part.outerHTML) continue;
+      for (const open of old.querySelectorAll("details[open][id]")) {
+        const same = part.querySelector("#" + CSS.escape(open.id));
+        if (same) same.open = true;
+      }
+      if (old.tagName === "DETAILS") part.open = old.open;
+      const focused = old.contains(document.activeElement) ? document.activeElement.id || old.id : null;
+      const scrolled = old.scrollLeft;
+      const adopted = document.adoptNode(part);
+      old.replaceWith(adopted);
+      adopted.scrollLeft = scrolled;
+      if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    }
+  };
+
+  let looking = false;
+  let again = false;
+  const look = async () => {
+    if (looking) { again = true; return; }
+    looking = true;
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+      // The session has ended.
+      if (answer.redirected) { location.assign(answer.url); return; }
+      if (answer.ok) show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    } catch {
+      say("not reachable");
+    } finally {
+      looking = false;
+    }
+    if (again) { again = false; soon(); }
+  };
+
+  let timer = 0;
+  const soon = () => {
+    if (document.hidden) { again = true; return; }
+    clearTimeout(timer);
+    timer = setTimeout(look, GATHER_MS);
+  };
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && again) { again = false; soon(); }
+  });
+
+  let characters = 0;
+  const append = (text) => {
+    const log = document.getElementById("log");
+    if (!log) return;
+    const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    const line = text.endsWith("\n") ? text : text + "\n";
+    log.append(line);
+    characters += line.length;
+    while (characters > MAX_LOG_CHARACTERS && log.childNodes.length > 1) {
+      characters -= log.firstChild.textContent.length;
+      log.firstChild.remove();
+    }
+    if (follows) log.scrollTop = log.scrollHeight;
+  };
+
+  const events = new EventSource(address);
+  events.addEventListener("open", () => say("live"));
+  events.addEventListener("error", () => say("reconnecting"));
+  events.addEventListener("changed", soon);
+  events.addEventListener("log", (event) => append(JSON.parse(event.data)));
+  events.addEventListener("end", () => {
+    events.close();
+    say("ended");
+    soon();
+  });
+})();

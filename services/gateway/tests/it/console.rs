@@ -1,0 +1,11 @@
+//! The console, as a browser without JavaScript sees it.
+
+mod actions;
+mod browser;
+mod hostile;
+mod letters;
+mod lists;
+mod live;
+mod log_in;
+mod pages;
+mod registry;

@@ -1,0 +1,128 @@
+//! The cleanup, as far as the console has a part in it: it asks, shows and names; the janitor does it.
+
+use mecapy_proto::v1::CleanupRequested;
+
+use super::browser::Browser;
+use crate::door::{Door, OPS};
+
+async fn insert(door: &Door, sql: &'static str) {
+    sqlx::query(sql).execute(&door.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn storage_is_a_plot_with_its_forecast() {
+    let door = Door::open().await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    assert!(ops.see("/console/registry").await.has("Nothing is known of the registry"));
+    insert(
+        &door,
+        "insert into storage_samples (day, bytes)
+         select (now() at time zone 'utc')::date - n, 40000000000 - n * 1000000000::bigint
+         from generate_series(0, 19) n",
+    )
+    .await;
+    let page = ops.see("/console/registry").await;
+    assert!(
+        page.has("Storage: 40.00GB of 90.00GB, 44 percent. Full in 50 days (50 to 50)"),
+        "{}",
+        page.text
+    );
+    assert!(page.has("class=\"trend\"") && page.has("class=\"limit\""));
+}
+
+#[tokio::test]
+async fn a_plan_is_asked_for_shown_and_its_names_are_told_before_they_go() {
+    let door = Door::open().await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    let asked = ops.post("/console/registry/plan", &[]).await;
+    let place = asked.header("location").to_owned();
+    let id = place.strip_prefix("/console/registry/runs/").unwrap().to_owned();
+    let sent = door.published::<CleanupRequested>("OPS", 1).await;
+    assert_eq!((sent[0].0.run_id.as_str(), sent[0].0.dry_run), (id.as_str(), true));
+    let waiting = ops.see(&place).await;
+    assert!(
+        waiting.has("No janitor has begun it yet") && waiting.has("data-live"),
+        "{}",
+        waiting.text
+    );
+
+    // What the janitor writes.
+    sqlx::query(
+        "insert into cleanup_runs (id, kind, state, dry_run, confirmed, reason, planned_images, planned_bytes, stopped, planned_at, ended_at)
+         values ($1, 'cleanup', 'done', true, false, 'manual', 1, 5000000, 'it is 60 % of all', now(), now())",
+    )
+    .bind(&id)
+    .execute(&door.pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into cleanup_items (run_id, position, depth, repository, digest, action, tags, policy, rule, reason)
+         values ($1, 0, 0, 'mecapy/functions/user-acme-func-1', 'sha256:0123456789abcdef', 'delete', array['v1-x'],
+             'functions', 'unused', 'not used for 91 days')",
+    )
+    .bind(&id)
+    .execute(&door.pool)
+    .await
+    .unwrap();
+    let planned = ops.see(&place).await;
+    for text in
+        ["not used for 91 days", "functions / unused", "Delete what it names", "It stopped itself"]
+    {
+        assert!(planned.has(text), "{text} in {}", planned.text);
+    }
+    assert!(!planned.has("data-live"), "it has ended");
+    let confirm = ops.see(&format!("{place}/apply")).await;
+    for text in [
+        "mecapy/functions/user-acme-func-1@0123456789ab",
+        "not used for 91 days",
+        "name=\"although\"",
+        "5MB",
+    ] {
+        assert!(confirm.has(text), "{text} in {}", confirm.text);
+    }
+    let applied = ops.post("/console/registry/apply", &[("although", "yes")]).await;
+    assert!(
+        applied.header("location").starts_with("/console/registry/runs/manual-"),
+        "{}",
+        applied.text
+    );
+    let sent = door.published::<CleanupRequested>("OPS", 2).await;
+    assert_eq!((sent[1].0.dry_run, sent[1].0.confirm), (false, true));
+}
+
+#[tokio::test]
+async fn what_a_run_deleted_is_named_before_it_is_put_back() {
+    let door = Door::open().await;
+    insert(
+        &door,
+        "insert into cleanup_runs (id, kind, state, dry_run, confirmed, reason, planned_at, ended_at)
+         values ('manual-1', 'cleanup', 'done', false, false, 'manual', now(), now())",
+    )
+    .await;
+    insert(
+        &door,
+        "insert into cleanup_items (run_id, position, depth, repository, digest, action, tags, policy, rule, reason, state)
+         values ('manual-1', 0, 0, 'mecapy/functions/f', 'sha256:0123456789abcdef', 'delete', array['v1-x'],
+             'functions', 'unused', 'not used', 'done')",
+    )
+    .await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    assert!(ops.see("/console/registry/runs/manual-1").await.has("Put back what it deleted"));
+    let page = ops.see("/console/registry/runs/manual-1/undo").await;
+    assert!(page.has("mecapy/functions/f@0123456789ab") && page.has("1 things"), "{}", page.text);
+    let undone = ops.post("/console/registry/undo", &[("run", "manual-1")]).await;
+    assert!(
+        undone.header("location").starts_with("/console/registry/runs/undo-"),
+        "{}",
+        undone.text
+    );
+    let sent = door.published::<CleanupRequested>("OPS", 1).await;
+    assert_eq!(sent[0].0.undo, "manual-1");
+    assert_eq!(ops.post("/console/registry/undo", &[("run", "none")]).await.status, 404);
+    let audit: Vec<String> =
+        sqlx::query_scalar("select action from audit where action not like 'log-%' order by id")
+            .fetch_all(&door.pool)
+            .await
+            .unwrap();
+    assert_eq!(audit, ["undo-cleanup"]);
+}
