@@ -69,6 +69,8 @@ impl Service {
 pub struct System {
     pub owner: String,
     pub api: Api,
+    /// Of one who looks at everything, and changes nothing.
+    pub viewer_token: String,
     /// The gateway's URL for gRPC.
     pub grpc: String,
     pub bus: Bus,
@@ -117,7 +119,10 @@ impl System {
     pub async fn set_up(infra: &Infra, more: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let owner = unique("e2e").chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-        let token = unique("token");
+        let (token, viewer_token) = (unique("token"), unique("viewer"));
+        let line = |owner: &str, role: &str, token: &str| {
+            format!("{owner}:{role}:{}\n", hex::encode(Sha256::digest(token)))
+        };
         let (nats, postgres, s3) = (infra.nats().await, infra.postgres().await, infra.s3().await);
         let (primary, fallback) = (infra.primary(), infra.fallback());
         push_base_image(&primary).await?;
@@ -126,7 +131,7 @@ impl System {
         let tokens = folder.path().join("tokens");
         std::fs::write(
             &tokens,
-            format!("{owner}:operator:{}\n", hex::encode(Sha256::digest(&token))),
+            line(&owner, "operator", &token) + &line("onlooker", "viewer", &viewer_token),
         )?;
         let mut text = configuration(&nats, &postgres, &s3, &primary, &fallback);
         write!(
@@ -161,6 +166,7 @@ impl System {
         }
         Ok(Self {
             api: Api::new(format!("http://127.0.0.1:{}", http.number), token)?,
+            viewer_token,
             grpc: format!("http://127.0.0.1:{}", grpc.number),
             bus: Bus::connect_now("e2e", &options).await?,
             pool: mecapy_store::connect(&mecapy_store::Options {
