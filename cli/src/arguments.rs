@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use mecapy_proto::{BuildId, FunctionId, TaskId};
 use mecapy_service::Secret;
 
-use crate::{advisories, base, cleanup, duration, exit, mirror};
+use crate::{advisories, base, cleanup, duration, exit, mirror, webhooks};
 
 /// Submits Python functions to MecaPy, runs them, and looks after the pipeline
 #[derive(Debug, Parser)]
@@ -60,6 +60,9 @@ pub enum Command {
     /// Run functions
     #[command(subcommand)]
     Tasks(Tasks),
+    /// Have URLs called when something becomes of functions and tasks
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
     /// Look at messages that could not be handled, send them again, or drop them
     #[command(subcommand)]
     Dlq(Dlq),

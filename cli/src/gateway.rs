@@ -4,6 +4,7 @@ mod error;
 mod events;
 mod model;
 mod sse;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 pub use error::{Error, Problem};
 pub use events::{BuildEvent, BuildEvents, TaskEvent, TaskEvents};
 pub use model::{Failure, Function, Functions, NewFunction, Task};
+pub use webhooks::{Delivery, NewWebhook, Rows, Webhook};
 
 use crate::exit::Stop;
 

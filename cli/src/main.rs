@@ -31,6 +31,7 @@ mod table;
 mod tasks;
 mod terminal;
 mod watch;
+mod webhooks;
 mod workers;
 
 use std::process::ExitCode;
@@ -74,6 +75,7 @@ async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         Command::Cleanup(command) => cleanup::run(command, session).await,
         Command::Advisories(command) => advisories::run(command, session).await,
         Command::Status(status) => status::run(status, session).await,
+        Command::Webhooks(command) => webhooks::run(command, session).await,
         Command::Workers => workers::run(session).await,
         Command::Completions { shell } => {
             // Into memory first: a reader that goes early is no failure.

@@ -18,3 +18,4 @@ mod program;
 mod servers;
 mod setup;
 mod tasks;
+mod webhooks;
