@@ -8,7 +8,7 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
 };
 
-use crate::RunRequest;
+use crate::{ReadOnlyFile, RunRequest};
 
 /// The user of the base image, by number: an image can't rename itself to root.
 const USER: &str = "1000:1000";
@@ -62,6 +62,7 @@ pub(crate) fn container(request: &RunRequest) -> ContainerCreateBody {
         open_stdin: Some(true),
         stdin_once: Some(true),
         tty: Some(false),
+        network_disabled: Some(request.names.is_some()),
         // An image's health check would run beside the function, again and again.
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".to_owned()]),
@@ -87,25 +88,27 @@ pub(crate) fn container(request: &RunRequest) -> ContainerCreateBody {
             // The streams are read from the connection; the engine writes none of them to disk.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             runtime: request.runtime.clone(),
-            mounts: request.file.as_ref().map(|file| {
-                vec![Mount {
-                    typ: Some(MountType::BIND),
-                    source: Some(file.host.to_string_lossy().into_owned()),
-                    target: Some(file.container.clone()),
-                    read_only: Some(true),
-                    ..Mount::default()
-                }]
-            }),
+            mounts: Some(request.files().into_iter().map(mount).collect()),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     }
 }
 
+fn mount(file: ReadOnlyFile) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(file.host.to_string_lossy().into_owned()),
+        target: Some(file.container),
+        read_only: Some(true),
+        ..Mount::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ReadOnlyFile;
+    use crate::NameFiles;
 
     #[test]
     fn every_flag_of_the_hardening_is_set_whatever_is_asked_for() {
@@ -130,7 +133,7 @@ mod tests {
         assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
         assert_eq!(host.runtime.as_deref(), Some("runsc"));
         assert_eq!((host.privileged, host.binds, host.cap_add), (None, None, None));
-        assert_eq!(host.mounts, None);
+        assert_eq!(host.mounts, Some(Vec::new()));
     }
 
     #[test]
@@ -141,5 +144,21 @@ mod tests {
         assert_eq!(mounts.len(), 1);
         assert_eq!(mounts[0].read_only, Some(true));
         assert_eq!(mounts[0].source.as_deref(), Some("/pool/1"));
+    }
+
+    #[test]
+    fn without_the_engines_network_there_is_none_either() {
+        let names =
+            NameFiles { hosts: "/pool/hosts".into(), resolv_conf: "/pool/resolv.conf".into() };
+        let body = container(&RunRequest { names: Some(names), ..RunRequest::default() });
+        assert_eq!(body.network_disabled, Some(true));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        let mounts = host.mounts.unwrap();
+        let seen: Vec<_> = mounts
+            .iter()
+            .map(|mount| (mount.target.as_deref().unwrap(), mount.read_only))
+            .collect();
+        assert_eq!(seen, [("/etc/hosts", Some(true)), ("/etc/resolv.conf", Some(true))]);
     }
 }

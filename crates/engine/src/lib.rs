@@ -62,5 +62,5 @@ pub use frames::OutputProblem;
 pub use hardening::Limits;
 pub use images::ImageInfo;
 pub use park::{Parked, Turn};
-pub use run::{End, OutputSink, RUNNER, ReadOnlyFile, RunOutcome, RunRequest, Timings};
+pub use run::{End, NameFiles, OutputSink, RUNNER, ReadOnlyFile, RunOutcome, RunRequest, Timings};
 pub use spent::Spent;

@@ -18,7 +18,7 @@ use crate::spent::{Owned, Spent};
 use crate::{Capped, Engine, Error, Limits, OutputProblem, hardening};
 
 /// The runner of the base image; `--output-limit=<bytes>` follows.
-pub const RUNNER: [&str; 3] = ["python", "-I", "/opt/mecapy/runner.py"];
+pub const RUNNER: [&str; 4] = ["python", "-I", "-S", "/opt/mecapy/runner.py"];
 
 /// Gets what a function writes to its stdout and stderr, in pieces as they come. Called between two reads of the
 /// container's stream, so it must not block.
@@ -62,6 +62,8 @@ pub struct RunRequest {
     pub runtime: Option<String>,
     /// A file of the engine's host in the place of one of the image.
     pub file: Option<ReadOnlyFile>,
+    /// Absent: the engine sets up a network for it that has nobody in it.
+    pub names: Option<NameFiles>,
     /// Onlookers.
     pub live: Option<OutputSink>,
 }
@@ -73,7 +75,28 @@ pub struct ReadOnlyFile {
     pub container: String,
 }
 
+/// Files of the engine's host by which a container knows `localhost`, for which the engine sets up no network at all.
+/// The runtime gives it a network namespace with the loopback interface and nothing else either way; but the engine's
+/// part is half of the time that a start takes, and these two files would come with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameFiles {
+    /// `/etc/hosts`
+    pub hosts: PathBuf,
+    /// `/etc/resolv.conf`
+    pub resolv_conf: PathBuf,
+}
+
 impl RunRequest {
+    /// What is mounted into the container, read-only.
+    pub(crate) fn files(&self) -> Vec<ReadOnlyFile> {
+        let names = self.names.iter().flat_map(|NameFiles { hosts, resolv_conf }| {
+            [(hosts, "/etc/hosts"), (resolv_conf, "/etc/resolv.conf")].map(|(host, container)| {
+                ReadOnlyFile { host: host.clone(), container: container.to_owned() }
+            })
+        });
+        self.file.iter().cloned().chain(names).collect()
+    }
+
     pub(crate) fn command(&self) -> Vec<String> {
         if !self.cmd.is_empty() {
             return self.cmd.clone();
@@ -242,7 +265,7 @@ mod tests {
     #[test]
     fn the_runner_is_told_the_limit_of_its_output() {
         let request = RunRequest::default();
-        let command = ["python", "-I", "/opt/mecapy/runner.py", "--output-limit=10485760"];
+        let command = ["python", "-I", "-S", "/opt/mecapy/runner.py", "--output-limit=10485760"];
         assert_eq!(request.command(), command);
     }
 }

@@ -6,6 +6,8 @@ interpreter is `python user_function.py` itself, stopped at the last moment befo
 whatever the function then sees of argv, __main__, flags and paths is Python's own doing.
 """
 
+import atexit
+import gc
 import os
 import stat
 import sys
@@ -23,12 +25,59 @@ def wait():
             return
     except OSError:
         return
+    ahead = {}
+    # Registered before anything is imported, so that it is called after all that the imports register.
+    atexit.register(leave_standing, ahead)
+    known = set(sys.modules)
     import_ahead()
+    ahead.update((name, sys.modules[name]) for name in set(sys.modules) - known)
+    if ahead:
+        freeze(ahead)
     gate = os.open(GATE, os.O_RDONLY | os.O_CLOEXEC)
     if os.read(gate, 1) != b"g":
         # The runner is gone.
         os._exit(1)
     os.close(gate)
+
+
+def freeze(ahead):
+    """Puts all that is there out of the garbage collector's reach, and with it these modules for good."""
+    ahead[""] = ahead
+    gc.collect()
+    gc.freeze()
+    # Cycles through what is frozen are never collected. The function's globals must be, so it gets new ones.
+    was = sys.modules["__main__"]
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    vars(main).update(vars(was))
+
+
+def leave_standing(ahead):
+    """Keeps the modules that were imported ahead out of the interpreter's end.
+
+    Taking numpy and scipy apart, object by object, takes longer than most functions, and what it frees
+    the kernel takes back at once. Exit handlers have been called by then. What only the end itself would still do
+    for the function is to write what stands in the buffer of a file that it left open: with one, all ends as ever.
+    """
+    if has_open_files():
+        gc.unfreeze()
+        return
+    for name, module in ahead.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+
+
+def has_open_files():
+    """Whether anything but the standard streams is open for writing."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            with open("/proc/self/fdinfo/" + descriptor) as info:
+                flags = next(int(line[6:], 8) for line in info if line.startswith("flags:"))
+        except FileNotFoundError:
+            # The one by which the folder was read.
+            continue
+        if int(descriptor) > 2 and flags & os.O_ACCMODE != os.O_RDONLY:
+            return True
+    return False
 
 
 def import_ahead():

@@ -21,21 +21,24 @@ costs the machine time, which is better spent on keeping the result.
 
 Standard library only, Python 3.9 and later. The function's user is this process's own,
 so nothing here is a boundary: the container is.
+
+It starts with each container, so it imports little: argparse, subprocess, threading, selectors, shutil, hashlib
+and signal would take more of a core than all else that a short function needs.
 """
 
-import argparse
+import _signal
 import errno
-import hashlib
 import os
-import selectors
-import shutil
-import signal
+import select
 import stat
-import struct
-import subprocess
 import sys
-import threading
 import time
+
+try:
+    from _sha2 import sha256
+except ImportError:
+    # Before Python 3.12.
+    from _sha256 import sha256
 
 INPUTS = "/tmp/inputs.json"
 OUTPUT = "/tmp/output.json"
@@ -54,19 +57,49 @@ LENGTH_BYTES = 8
 REMAINDER_BYTES = 1024 * 1024
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--output-limit", type=int, default=10 * 1024 * 1024, metavar="BYTES")
-    parser.add_argument("--parked", action="store_true")
-    parser.add_argument("--import", dest="imports", default="", metavar="NAMES")
-    options = parser.parse_args(argv)
+class Function:
+    """The process of the function, and its streams."""
 
-    if options.parked:
-        function, gate = park(options.imports.split(","))
+    def __init__(self, pid, stdout, stderr):
+        self.pid = pid
+        self.stdout = stdout
+        self.stderr = stderr
+        # Negative: the signal that ended it. None: it runs.
+        self.returncode = None
+
+    def has_ended(self, options=os.WNOHANG):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode is not None
+
+    def kill(self):
+        os.kill(self.pid, _signal.SIGKILL)
+        self.has_ended(0)
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+def main(arguments):
+    parked, imports, output_limit = False, "", 10 * 1024 * 1024
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "--parked":
+            parked = True
+        elif name == "--import":
+            imports = value
+        elif name == "--output-limit":
+            output_limit = int(value)
+        else:
+            sys.exit("usage: runner.py [--output-limit=BYTES] [--parked] [--import=NAMES]")
+
+    if parked:
+        function, gate = park(imports.split(","))
         frame(b"w", describe_code())
         if not take_measured_inputs():
             # Who parked it has gone away.
-            os.killpg(function.pid, signal.SIGKILL)
+            os.killpg(function.pid, _signal.SIGKILL)
             return
         frame(b"s", code_sha256())
         # It fails when the child has ended meanwhile: then nothing was run, and this ends without a word.
@@ -77,16 +110,17 @@ def main(argv=None):
         function = start()
     exit_code = run(function)
     frame(b"x", str(exit_code).encode())
-    kind, payload = read_output(options.output_limit)
+    kind, payload = read_output(output_limit)
     frame(kind, payload)
-    if options.parked and exit_code == 0:
+    if parked and exit_code == 0:
         while os.read(0, PIECE_BYTES):
             pass
 
 
 def take_inputs():
     with open_inputs() as inputs:
-        shutil.copyfileobj(sys.stdin.buffer, inputs, PIECE_BYTES)
+        while piece := os.read(0, PIECE_BYTES):
+            inputs.write(piece)
 
 
 def take_measured_inputs():
@@ -133,7 +167,6 @@ def park(imports):
             # An import wrote something, which the function perhaps never imports.
             os.close(gate)
             function.kill()
-            function.wait()
         elif not imports or function.returncode != NOTICEABLE:
             sys.exit("the interpreter can't be parked: it ended with %s" % function.returncode)
         imports = ""
@@ -147,16 +180,16 @@ def open_gate(function):
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-        if function.poll() is not None:
+        if function.has_ended():
             return None
         time.sleep(LOOK_EVERY_SECONDS)
 
 
 def has_spoken(function):
-    with selectors.DefaultSelector() as selector:
-        for stream in (function.stdout, function.stderr):
-            selector.register(stream, selectors.EVENT_READ)
-        return bool(selector.select(0))
+    poll = select.poll()
+    poll.register(function.stdout, select.POLLIN)
+    poll.register(function.stderr, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def describe_code():
@@ -169,20 +202,30 @@ def describe_code():
 
 def code_sha256():
     with open(CODE, "rb") as code:
-        return hashlib.sha256(code.read()).hexdigest().encode()
+        return sha256(code.read()).hexdigest().encode()
 
 
 def start():
-    function = subprocess.Popen(
+    os.chdir(DIRECTORY)
+    stdout, its_stdout = os.pipe()
+    stderr, its_stderr = os.pipe()
+    pid = os.posix_spawnp(
+        COMMAND[0],
         COMMAND,
-        cwd=DIRECTORY,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, its_stdout, 1),
+            (os.POSIX_SPAWN_DUP2, its_stderr, 2),
+        ],
+        setsid=True,
+        # This interpreter ignores them, and the function's would inherit it.
+        setsigdef=[_signal.SIGPIPE, _signal.SIGXFSZ],
     )
-    prefer_for_oom(function.pid)
-    return function
+    os.close(its_stdout)
+    os.close(its_stderr)
+    prefer_for_oom(pid)
+    return Function(pid, stdout, stderr)
 
 
 def run(function):
@@ -190,34 +233,31 @@ def run(function):
     # The streams may stay open after the function's end, held by a process that it left. So
     # its end is waited for beside them, and wakes the loop up through a pipe of its own.
     ended, end = os.pipe()
+    os.set_blocking(end, False)
+    _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+    _signal.set_wakeup_fd(end, warn_on_full_buffer=False)
 
-    def wait():
-        function.wait()
-        os.close(end)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-    with selectors.DefaultSelector() as selector:
-        for stream, kind in ((function.stdout, b"o"), (function.stderr, b"e")):
-            os.set_blocking(stream.fileno(), False)
-            selector.register(stream, selectors.EVENT_READ, kind)
-        selector.register(ended, selectors.EVENT_READ, None)
-        running = True
-        while running:
-            for key, _ in selector.select():
-                if key.data is None:
-                    running = False
-                elif not relay(key.fileobj, key.data):
-                    selector.unregister(key.fileobj)
+    streams = {function.stdout: b"o", function.stderr: b"e"}
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    for stream in streams:
+        os.set_blocking(stream, False)
+        poll.register(stream, select.POLLIN)
+    while not function.has_ended():
+        for ready, _ in poll.poll():
+            if ready == ended:
+                os.read(ended, PIECE_BYTES)
+            elif not relay(ready, streams[ready]):
+                poll.unregister(ready)
 
     try:
         # Its process group, by the number that was its own: all that it started and left there.
-        os.killpg(function.pid, signal.SIGKILL)
+        os.killpg(function.pid, _signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
     # What was written before the end is in the pipes now; one who escaped the kill could go
     # on for ever, and is not waited for.
-    for stream, kind in ((function.stdout, b"o"), (function.stderr, b"e")):
+    for stream, kind in streams.items():
         for _ in range(REMAINDER_BYTES // PIECE_BYTES):
             if not relay(stream, kind):
                 break
@@ -227,7 +267,7 @@ def run(function):
 def relay(stream, kind):
     """Passes on what is there. False: nothing more is there now, or ever."""
     try:
-        piece = os.read(stream.fileno(), PIECE_BYTES)
+        piece = os.read(stream, PIECE_BYTES)
     except BlockingIOError:
         return False
     if piece:
@@ -266,7 +306,7 @@ def read_output(limit):
 
 
 def frame(kind, payload):
-    write(kind + struct.pack(">I", len(payload)))
+    write(kind + len(payload).to_bytes(4, "big"))
     write(payload)
 
 
@@ -277,4 +317,4 @@ def write(data):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -22,7 +22,7 @@ use crate::prepare::Prepared;
 use crate::report::Report;
 use crate::running::InHand;
 use crate::slot::Used;
-use crate::worker::{LOOK_EVERY, Worker};
+use crate::worker::{LOOK_EVERY, Worker, tell_the_end};
 use crate::{live_log, metric_definitions as metrics, storage};
 
 /// A used container's removal waits until the result is kept and short tasks have ended, but no longer: what the function
@@ -72,7 +72,7 @@ impl Worker {
         in_hand: &InHand,
     ) -> Executed {
         let Prepared { choice, start, cache, inputs, took: fetch } = prepared;
-        Span::current().record("attempt", attempt).record("cache", cache.as_str_name());
+        Span::current().record("task.attempt", attempt).record("task.cache", cache.as_str_name());
         let limits = self.options.limits(task.timeout_ms.unsigned_abs());
         let execution = Execution {
             engine: &self.engine,
@@ -92,7 +92,12 @@ impl Worker {
         if let Start::Plain(image) = &start {
             self.learn(&choice, Arc::clone(image));
         }
-        let ran = execution.run(start).instrument(tracing::info_span!("run")).await;
+        let span = tracing::info_span!(
+            "run",
+            container.image.name = choice.repository.as_str(),
+            oci.manifest.digest = %choice.digest,
+        );
+        let ran = execution.run(start).instrument(span).await;
         drop(execution);
         Executed { choice, cache, fetch, limits, ran }
     }
@@ -115,7 +120,7 @@ impl Worker {
             Err(Problem::Passing(error)) => return self.overtaken_or(task, error).await,
         };
         let ending = ending::of(&outcome, &limits);
-        Span::current().record("status", ending.status.as_str_name());
+        tell_the_end(ending.status);
         metrics::ran(ending.status, outcome.timings.run);
         let mut report = Report::of(task, &self.name, ending.status);
         report.exit_code = ending.exit_code;

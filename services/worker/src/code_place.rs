@@ -3,9 +3,13 @@
 
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use mecapy_engine::NameFiles;
 
 use crate::code_layer::{CODE_MODE, Code};
 
@@ -36,7 +40,7 @@ impl CodePlace {
             }
         };
         // Without what the process's mask took away.
-        place.file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(CODE_MODE))?;
+        place.file.set_permissions(fs::Permissions::from_mode(CODE_MODE))?;
         place.file.write_all_at(mark.as_bytes(), 0)?;
         Ok(place)
     }
@@ -64,7 +68,11 @@ impl Drop for CodePlace {
     }
 }
 
-/// The folder for all places of one worker, empty: what a dead predecessor left goes.
+/// As the engine writes it for a container without a network.
+const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// The folder for all places of one worker, with nothing but the files that all containers see: what a dead predecessor
+/// left goes.
 pub(crate) fn prepare_root(directory: &Path, worker: &str) -> io::Result<PathBuf> {
     let name = mecapy_registry::Digest::of(worker.as_bytes()).hex();
     let root = directory.join(name.get(..16).unwrap_or(&name));
@@ -73,5 +81,14 @@ pub(crate) fn prepare_root(directory: &Path, worker: &str) -> io::Result<PathBuf
         _ => {}
     }
     fs::DirBuilder::new().mode(0o700).recursive(true).create(&root)?;
+    let NameFiles { hosts, resolv_conf } = name_files(&root);
+    for (path, content) in [(hosts, HOSTS), (resolv_conf, "")] {
+        fs::write(&path, content)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
+    }
     Ok(root)
+}
+
+pub(crate) fn name_files(root: &Path) -> NameFiles {
+    NameFiles { hosts: root.join("hosts"), resolv_conf: root.join("resolv.conf") }
 }

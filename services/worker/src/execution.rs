@@ -210,6 +210,7 @@ impl Execution<'_> {
             limits: self.limits.clone(),
             stdin: self.inputs.clone(),
             runtime: self.runtime.clone(),
+            names: self.parked.name_files(),
             live: Some(self.live.clone()),
             ..RunRequest::default()
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mecapy_bus::ParkedStatus;
-use mecapy_engine::{Engine, Error as EngineError, ReadOnlyFile, RunRequest};
+use mecapy_engine::{Engine, Error as EngineError, NameFiles, ReadOnlyFile, RunRequest};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +45,8 @@ struct Inner {
     /// None: nothing is parked by this worker.
     root: Option<PathBuf>,
     is_off: AtomicBool,
+    /// A container has seen the folder: the engine and this worker mean the same by its path.
+    is_seen: AtomicBool,
     made: AtomicU64,
     names: Names,
     began: Instant,
@@ -80,6 +82,7 @@ impl Pool {
             worker,
             root: root.flatten(),
             is_off: AtomicBool::new(false),
+            is_seen: AtomicBool::new(false),
             made: AtomicU64::new(0),
             names: Names::default(),
             began: Instant::now(),
@@ -103,6 +106,12 @@ impl Pool {
     /// Whether containers wait, or are about to, for functions with the dependencies of this one.
     pub(crate) fn parks_for(&self, code: &Code) -> bool {
         self.is_on() && self.shelves().contains_key(&code.key)
+    }
+
+    /// The files by which containers do without the engine's network, once one has shown that the engine sees the folder.
+    pub(crate) fn name_files(&self) -> Option<NameFiles> {
+        let root = self.0.root.as_deref().filter(|_| self.is_on())?;
+        self.0.is_seen.load(Ordering::Relaxed).then(|| code_place::name_files(root))
     }
 
     /// What waits, by dependencies.
@@ -213,12 +222,14 @@ impl Pool {
             limits: self.0.options.limits(0),
             runtime: self.0.options.runtime.clone(),
             file: Some(ReadOnlyFile { host: place.path(), container: CODE_PATH.to_owned() }),
+            names: Some(code_place::name_files(root)),
             ..RunRequest::default()
         };
         let parked = self.0.engine.park(request, imports).await?;
         if parked.words() != place.expected_words() {
             return Err(NotMade::NotSeen(parked.words().to_owned()));
         }
+        self.0.is_seen.store(true, Ordering::Relaxed);
         let has_imports = !imports.is_empty();
         Ok(Slot { parked, place, image: Arc::clone(image), name, has_imports })
     }

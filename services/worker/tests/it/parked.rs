@@ -1,5 +1,6 @@
 //! Containers that wait for a task: what a function sees in one, and what it can't do there either.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
 use mecapy_proto::TaskId;
@@ -22,9 +23,46 @@ mounts = open("/proc/self/mounts").read()
 json.dump("/app/user_function.py" in mounts, open("/output.json", "w"))
 "#;
 
+/// Leaves to the interpreter's end what it may: exit handlers, objects of its own and in cycles; where it is told to,
+/// an open file, and an object in a module.
+const LEAVES_THINGS: &str = r#"
+import atexit, decimal, json, weakref
+inputs = json.load(open("/inputs.json"))
+class Last:
+    def __init__(self, name):
+        self.name, self.say = name, print
+    def __del__(self):
+        self.say(self.name, "goes")
+alone = Last("alone")
+one, other = Last("one of a cycle"), Last("its other")
+one.other, other.one = other, one
+atexit.register(lambda: print("exit handler", decimal.Decimal(1) / 2))
+weakref.finalize(alone.__class__, print, "finalizer")
+if inputs["in_module"]:
+    decimal.left_by_the_function = Last("what is in a module")
+output = open("/output.json", "w")
+json.dump(["x" * 70000], output)
+if not inputs["open"]:
+    output.close()
+"#;
+
 /// All that a function can see of where it is, on stdout.
 const LOOK_AROUND: &str = r#"
-import json, os, sys, hashlib, inspect, signal, stat, locale
+import json, os, sys, hashlib, inspect, signal, socket, stat, locale
+
+def loopback():
+    with socket.create_server(("localhost", 0)) as server:
+        with socket.create_connection(("localhost", server.getsockname()[1]), timeout=10):
+            return [socket.gethostbyname("localhost"), server.accept()[1][0]]
+
+def elsewhere():
+    found = []
+    for name in ("pypi.org", "192.0.2.1"):
+        try:
+            socket.create_connection((name, 443), timeout=10)
+        except OSError as error:
+            found.append([type(error).__name__, error.errno])
+    return found
 
 def tree(root):
     for folder, folders, files in os.walk(root):
@@ -63,6 +101,7 @@ print(json.dumps({
     "who": [os.getuid(), os.getgid(), os.getgroups(), mask],
     "files": sorted(os.listdir("/proc/self/fd")),
     "stdin": sys.stdin.read(),
+    "loopback": [loopback(), elsewhere(), sorted(name for _, name in socket.if_nameindex())],
     "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
     "locale": locale.setlocale(locale.LC_ALL),
     "threads": len(os.listdir("/proc/self/task")),
@@ -180,6 +219,52 @@ async fn a_function_sees_the_same_in_a_parked_container_in_its_own_and_with_dock
         assert!(differing.is_empty(), "{name}: {differing:?}");
         assert_eq!(seen["tree"].as_object().unwrap().len(), tree.len(), "{name}");
     }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_function_leaves_to_its_interpreters_end_is_done() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let function = world.function(LEAVES_THINGS).await;
+    let task = |open: bool, in_module: bool| {
+        let inputs = serde_json::json!({"open": open, "in_module": in_module});
+        world.task(function.id, &inputs.to_string())
+    };
+    let whole = format!("[\"{}\"]", "x".repeat(70_000));
+    // What it said, in any order.
+    let said = async |task: tasks::Task| {
+        assert_eq!(result(&world, &task).await, whole);
+        let text = world.object(&format!("tasks/{}/1/stdout.log", task.id())).await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        text.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let plain = world.worker_with(|config| config.worker.pool.enabled = false).await;
+    let in_its_own = [
+        said(world.run(&task(true, true)).await).await,
+        said(world.run(&task(false, false)).await).await,
+    ];
+    assert_eq!(in_its_own.each_ref().map(BTreeSet::len), [6, 5], "{in_its_own:?}");
+    plain.stop().await;
+
+    let worker = world.worker_with_parked(|_| ()).await;
+    // Its imports are done ahead after some tasks of its own. Then nobody takes those modules apart any more.
+    let mut ahead = false;
+    for _ in 0..20 {
+        let said = said(run_parked(&world, &worker, &task(false, true)).await).await;
+        ahead = !said.contains("what is in a module goes");
+        if ahead {
+            break;
+        }
+    }
+    assert!(ahead, "nothing was imported ahead");
+    let parked = [
+        said(run_parked(&world, &worker, &task(true, true)).await).await,
+        said(run_parked(&world, &worker, &task(false, false)).await).await,
+    ];
+    assert_eq!(parked, in_its_own);
     worker.stop().await;
 }
 
