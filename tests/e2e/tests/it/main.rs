@@ -6,12 +6,14 @@ mod alerts;
 mod base;
 mod chain;
 mod cleanup;
+mod console;
 mod dashboards;
 mod events;
 mod faults;
 mod mirror;
 mod operations;
 mod trace;
+mod webhooks;
 
 use std::time::Duration;
 
