@@ -6,7 +6,6 @@ mod alerts;
 mod base;
 mod chain;
 mod cleanup;
-mod console;
 mod dashboards;
 mod events;
 mod faults;
