@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::direct::direct;
 use crate::report::Report;
 
-const EVENTS: usize = 10_000;
+pub const EVENTS: usize = 10_000;
 const CONCURRENCY: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -38,31 +38,50 @@ pub async fn measure() -> Result<Report> {
     let infra = Infra::start(&[Server::Nats, Server::Postgres]).await;
     let mut report = Report::new("bus", EVENTS);
     for (replicas, name) in [(1, "ours_events_per_s"), (3, "ours_3_replicas_events_per_s")] {
-        let took = run(&infra, replicas).await?;
+        let took = run(&Target::of(&infra).await?, replicas).await?;
         report.measure(name, EVENTS as f64 / took.as_secs_f64());
     }
     Ok(report)
 }
 
-async fn run(infra: &Infra, replicas: usize) -> Result<Duration> {
-    let account = infra.nats().await;
-    let options = Options {
-        url: direct(&account.url, 4222).await?,
-        user: Some(account.user.clone()),
-        password: Some(Secret::new(account.password.clone())),
-    };
+/// An account and a database that nobody has used.
+pub struct Target {
+    pub nats: Options,
+    pub postgres: String,
+}
+
+impl Target {
+    pub async fn of(infra: &Infra) -> Result<Self> {
+        let account = infra.nats().await;
+        Ok(Self {
+            nats: Options {
+                url: direct(&account.url, 4222).await?,
+                user: Some(account.user),
+                password: Some(Secret::new(account.password)),
+            },
+            postgres: direct(&infra.postgres().await, 5432).await?,
+        })
+    }
+}
+
+/// How long so many replicas take for all events.
+pub async fn run(target: &Target, replicas: usize) -> Result<Duration> {
+    let options = target.nats.clone();
     let bus = Bus::connect_now("bench", &options).await?;
     topology::setup(&bus, &Setup::default()).await?;
     let postgres = mecapy_store::Options {
-        url: direct(&infra.postgres().await, 5432).await?,
+        url: target.postgres.clone(),
         max_connections: 32,
         ..Default::default()
     };
     mecapy_store::migrate(&mecapy_store::connect(&postgres).await?).await?;
 
-    let client = async_nats::ConnectOptions::with_user_and_password(account.user, account.password)
-        .connect(options.url.clone())
-        .await?;
+    let user = options.user.clone().unwrap_or_default();
+    let password = options.password.as_ref().map(|password| password.expose().to_owned());
+    let client =
+        async_nats::ConnectOptions::with_user_and_password(user, password.unwrap_or_default())
+            .connect(options.url.clone())
+            .await?;
     fill(&jetstream::new(client.clone())).await?;
 
     let mut sent = client.subscribe("scan.done").await?;

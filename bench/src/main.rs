@@ -28,6 +28,7 @@ mod task_load;
 mod task_peer;
 mod task_warm;
 mod task_world;
+mod telemetry;
 mod usage;
 mod validate;
 mod worker_memory;
@@ -60,6 +61,8 @@ enum Name {
     Validate,
     /// Events per second through handler, inbox and outbox
     Bus,
+    /// What traces and metrics cost: events per second with all of them, beside none
+    Telemetry,
     /// Resident memory of each service after its work
     Idle,
     /// A hundred function images to an empty fallback, beside skopeo copy and docker pull, tag, push
@@ -103,6 +106,9 @@ enum Name {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if let Some(code) = telemetry::asked_to_run().await {
+        return code;
+    }
     let arguments = Arguments::parse();
     let names = arguments.name.map_or_else(|| Name::value_variants().to_vec(), |name| vec![name]);
     for name in names {
@@ -113,6 +119,7 @@ async fn main() -> ExitCode {
             Name::BuildMany => build_many::measure().await,
             Name::Validate => validate::measure().await,
             Name::Bus => bus::measure().await,
+            Name::Telemetry => telemetry::measure().await,
             Name::Idle => idle::measure().await,
             Name::MirrorFirst => mirror_first::measure().await,
             Name::MirrorAgain => mirror_again::measure().await,

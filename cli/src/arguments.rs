@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use mecapy_proto::{BuildId, FunctionId, TaskId};
 use mecapy_service::Secret;
+use uuid::Uuid;
 
 use crate::{advisories, base, cleanup, duration, exit, mirror, webhooks};
 
@@ -60,6 +61,13 @@ pub enum Command {
     /// Run functions
     #[command(subcommand)]
     Tasks(Tasks),
+    /// Show how a build or a task went, step by step, as a waterfall
+    #[command(after_help = exit::HELP)]
+    Trace {
+        /// The UUID of a build or a task
+        #[arg(value_name = "BUILD_ID|TASK_ID")]
+        id: Uuid,
+    },
     /// Have URLs called when something becomes of functions and tasks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
@@ -310,6 +318,8 @@ mod tests {
             "tasks run 1 --inputs 1 --inputs-file f",
             "tasks run 1 --timeout 0s",
             "tasks get 5",
+            "trace",
+            "trace 5",
             "dlq drop",
             "dlq drop 1 --all",
             "setup --replicas 0",

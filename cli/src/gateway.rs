@@ -13,10 +13,11 @@ use mecapy_service::Secret;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 pub use error::{Error, Problem};
 pub use events::{BuildEvent, BuildEvents, TaskEvent, TaskEvents};
-pub use model::{Failure, Function, Functions, NewFunction, Task};
+pub use model::{Failure, Function, Functions, NewFunction, Span, Task, Waterfall};
 pub use webhooks::{Delivery, NewWebhook, Rows, Webhook};
 
 use crate::exit::Stop;
@@ -170,6 +171,11 @@ impl Client {
     /// What a build wrote, as far as it is stored.
     pub async fn build_log(&self, id: BuildId) -> Result<Vec<u8>, Error> {
         self.bytes(self.request(Method::GET, &["builds", &id.to_string(), "logs"])).await
+    }
+
+    /// How one of `kind` ("builds", "tasks") went.
+    pub async fn trace(&self, kind: &str, id: Uuid) -> Result<Answer<Waterfall>, Error> {
+        self.json(self.request(Method::GET, &[kind, &id.to_string(), "trace"])).await
     }
 
     pub async fn cancel_build(&self, id: BuildId) -> Result<Answer<Function>, Error> {

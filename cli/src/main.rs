@@ -30,6 +30,7 @@ mod status;
 mod table;
 mod tasks;
 mod terminal;
+mod trace;
 mod watch;
 mod webhooks;
 mod workers;
@@ -75,6 +76,7 @@ async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         Command::Cleanup(command) => cleanup::run(command, session).await,
         Command::Advisories(command) => advisories::run(command, session).await,
         Command::Status(status) => status::run(status, session).await,
+        Command::Trace { id } => trace::run(id, session).await,
         Command::Webhooks(command) => webhooks::run(command, session).await,
         Command::Workers => workers::run(session).await,
         Command::Completions { shell } => {

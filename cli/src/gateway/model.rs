@@ -88,6 +88,35 @@ pub struct Timings {
     pub store_ms: u64,
 }
 
+/// How a build or a task went.
+#[derive(Debug, Deserialize)]
+pub struct Waterfall {
+    pub kind: String,
+    pub id: String,
+    pub status: String,
+    pub trace_id: Option<String>,
+    /// None: it goes on.
+    pub ended_at: Option<String>,
+    pub duration_ms: f64,
+    pub spans: Vec<Span>,
+}
+
+/// A stage, or a step of the stage before it.
+#[derive(Debug, Deserialize)]
+pub struct Span {
+    pub name: String,
+    #[serde(default)]
+    pub service: String,
+    #[serde(default)]
+    pub depth: u8,
+    pub offset_ms: f64,
+    pub duration_ms: f64,
+    pub status: String,
+    #[serde(default)]
+    pub attempt: u32,
+    pub worker: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

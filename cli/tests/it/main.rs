@@ -18,4 +18,5 @@ mod program;
 mod servers;
 mod setup;
 mod tasks;
+mod trace;
 mod webhooks;

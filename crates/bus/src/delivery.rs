@@ -212,7 +212,9 @@ impl Attempt<'_> {
             let bus = self.outbox.bus().clone();
             delivery = delivery.with_offering(bus, self.durable, self.message.clone());
         }
-        let work = trace::caused_by(self.traceparent.clone(), handler.handle(event, &delivery));
+        // On the heap: as a part of what is around it, it would be there again with each layer.
+        let work = Box::pin(handler.handle(event, &delivery));
+        let work = trace::caused_by(self.traceparent.clone(), work);
         let outcome = self.steps.collect(work).await?;
         if outcome.is_passed_on() {
             return Ok((Ended::PassedOn, None));

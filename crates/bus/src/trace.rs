@@ -15,9 +15,12 @@ tokio::task_local! {
 }
 
 /// Runs `work` as what was caused by a message or a call with this `traceparent`.
-pub async fn caused_by<F: Future>(traceparent: Option<String>, work: F) -> F::Output {
+pub fn caused_by<F: Future>(
+    traceparent: Option<String>,
+    work: F,
+) -> impl Future<Output = F::Output> + use<F> {
     let traceparent = traceparent.filter(|traceparent| trace_id(traceparent).is_some());
-    CAUSE.scope(traceparent, work).await
+    CAUSE.scope(traceparent, work)
 }
 
 /// The `traceparent` of what is done now; where spans are not recorded, that of what caused it.

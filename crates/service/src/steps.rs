@@ -2,6 +2,7 @@
 //! so what a trace viewer shows and what is kept for the waterfall is one thing.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,8 @@ pub struct Steps(Arc<Mutex<Vec<Step>>>);
 
 impl Steps {
     /// Runs `work`, and collects the steps in it. What it spawns is not in it.
-    pub async fn collect<F: Future>(&self, work: F) -> F::Output {
-        COLLECTED.scope(self.clone(), work).await
+    pub fn collect<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        COLLECTED.scope(self.clone(), work)
     }
 
     /// Those that have ended so far.
@@ -49,9 +50,19 @@ impl Steps {
 }
 
 /// Runs a step. Steps within steps, and steps at the same time, are fine.
-pub async fn step<T, E>(
+///
+/// The work is on the heap: a future that is handed on by value is in its caller's twice, and steps within steps would
+/// fill the stack.
+pub fn step<T, E>(
     name: &'static str,
     work: impl Future<Output = Result<T, E>>,
+) -> impl Future<Output = Result<T, E>> {
+    run(name, Box::pin(work))
+}
+
+async fn run<T, E>(
+    name: &'static str,
+    work: Pin<Box<impl Future<Output = Result<T, E>>>>,
 ) -> Result<T, E> {
     let span =
         tracing::info_span!("step", otel.name = name, otel.status_code = tracing::field::Empty);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use mecapy_e2e::System;
+use mecapy_e2e::{Service, System};
 use mecapy_testkit::{Infra, eventually};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -50,6 +50,18 @@ impl TraceService for Collector {
 }
 
 impl Collector {
+    /// And the configuration that leads to it.
+    async fn start() -> (Self, String) {
+        let collector = Self::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(collector.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        (collector, format!("[telemetry]\notlp_endpoint = {endpoint:?}\n"))
+    }
+
     /// The services and names of the spans of one trace.
     fn spans(&self, trace: &str) -> BTreeSet<(String, String)> {
         let spans = self.0.lock().unwrap();
@@ -63,14 +75,7 @@ impl Collector {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_goes_from_the_request_to_the_containers_end() {
-    let collector = Collector::default();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let server = tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::spawn(server);
-    let telemetry = format!("[telemetry]\notlp_endpoint = {endpoint:?}\n");
+    let (collector, telemetry) = Collector::start().await;
     let system = System::start_with(Infra::shared().await, &telemetry).await.unwrap();
 
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -116,4 +121,75 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
         whole.then_some(())
     })
     .await;
+
+    // The same from what the services recorded, in the log, and beside the metrics.
+    let build = ready["build_id"].as_str().unwrap();
+    let recorded = system.api.get(&format!("/builds/{build}/trace")).await.unwrap();
+    assert_eq!(recorded["trace_id"], trace);
+    let names = names(&recorded);
+    for name in ["queue", "build", "validate", "push", "scan", "publish", "copy"] {
+        assert!(names.contains(&name), "no {name} in {recorded:#}");
+    }
+    let spans = collector.spans(trace);
+    for (service, name) in [("builder", "validate"), ("builder", "push"), ("publisher", "copy")] {
+        assert!(spans.contains(&(service.to_owned(), name.to_owned())), "no {name} in {spans:?}");
+    }
+    let task = ended["task_id"].as_str().unwrap();
+    let recorded = system.api.get(&format!("/tasks/{task}/trace")).await.unwrap();
+    assert_eq!(recorded["trace_id"], trace);
+    assert_eq!(self::names(&recorded), ["queued", "fetched", "started", "ran", "stored"]);
+    let shown = system.mecapy(&["trace", build]).await.unwrap();
+    assert!(shown.contains(trace), "{shown}");
+    assert!(shown.contains("validate") && shown.contains('█'), "{shown}");
+
+    let id = format!("\"trace_id\":\"{trace}\"");
+    let built = |log: &String| log.lines().any(|line| line.contains(&id) && line.contains(build));
+    assert!(built(&system.log(Service::Builder)), "{}", system.log(Service::Builder));
+    let metrics = reqwest::Client::new()
+        .get(format!("http://{}/metrics", system.admin_address(Service::Scanner)))
+        .header("accept", "application/openmetrics-text; version=1.0.0")
+        .send()
+        .await
+        .unwrap();
+    assert!(metrics.headers()["content-type"].to_str().unwrap().contains("openmetrics"));
+    let metrics = metrics.text().await.unwrap();
+    let exemplar = format!("# {{trace_id=\"{trace}\"");
+    let of_the_stage = |line: &str| {
+        line.starts_with("mecapy_stage_duration_seconds_bucket") && line.contains(&exemplar)
+    };
+    assert!(metrics.lines().any(of_the_stage), "{metrics}");
+}
+
+fn names(waterfall: &serde_json::Value) -> Vec<&str> {
+    let spans = waterfall["spans"].as_array().unwrap();
+    spans.iter().map(|span| span["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_sampled_what_failed_is_kept() {
+    let (collector, mut telemetry) = Collector::start().await;
+    telemetry.push_str("sample_ratio = 0.0\n");
+    let system = System::start_with(Infra::shared().await, &telemetry).await.unwrap();
+    let trace_of = async |code: &str, status: &str| {
+        let function = system.api.submit("sampled", code, "").await.unwrap();
+        let ended = system.api.ended(&function, PATIENCE).await.unwrap();
+        assert_eq!(ended["status"], status, "{ended}");
+        let build = ended["build_id"].as_str().unwrap();
+        let recorded = system.api.get(&format!("/builds/{build}/trace")).await.unwrap();
+        recorded["trace_id"].as_str().unwrap().to_owned()
+    };
+    let good = trace_of(DOUBLE, "ready").await;
+    let bad = trace_of("def broken(:\n", "failed").await;
+    let failed = ("builder".to_owned(), "process build.requested".to_owned());
+    let step = ("builder".to_owned(), "validate".to_owned());
+    eventually("what failed was received", PATIENCE, async || {
+        let spans = collector.spans(&bad);
+        (spans.contains(&failed) && spans.contains(&step)).then_some(())
+    })
+    .await;
+    let of_others = |spans: BTreeSet<(String, String)>| {
+        spans.into_iter().filter(|(service, _)| service != "builder").collect::<Vec<_>>()
+    };
+    assert_eq!(of_others(collector.spans(&bad)), [], "the other services had no part in it");
+    assert_eq!(collector.spans(&good), BTreeSet::new(), "what went well is not kept");
 }
