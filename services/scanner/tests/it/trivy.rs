@@ -13,7 +13,8 @@ use mecapy_scanner::finding::Finding;
 use mecapy_scanner::layer::Limits;
 use mecapy_scanner::trivy::{Options, Trivy, VERSION};
 use mecapy_scanner::{Advisories, Engine as _, LayerCache, Osv, Target};
-use mecapy_testkit::{Infra, unique};
+use mecapy_testkit::{Infra, Port, eventually, free_port, unique};
+use tokio::process::Child;
 
 use crate::images::{Family, push, registry};
 use crate::tarball::Tarball;
@@ -160,4 +161,48 @@ async fn both_engines_find_the_same_in_one_image() {
         .filter(|(package, ..)| !UNREADABLE.iter().any(|(of, _)| of == package))
         .collect();
     assert!(unexplained.is_empty(), "{unexplained:?}");
+}
+
+/// A `trivy server` on a port of its own, with this database. It ends with the test.
+async fn server(of: &Options) -> (Child, Port, String) {
+    let port = free_port();
+    let address = format!("127.0.0.1:{}", port.number);
+    let child = tokio::process::Command::new(&of.program)
+        .arg("--cache-dir")
+        .arg(&of.cache)
+        .args(["server", "--quiet", "--skip-db-update", "--listen"])
+        .arg(&address)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("trivy's server listens", LIMIT, async || {
+        tokio::net::TcpStream::connect(&address).await.ok().map(drop)
+    })
+    .await;
+    (child, port, format!("http://{address}"))
+}
+
+#[tokio::test]
+async fn a_trivy_server_finds_what_trivy_finds_alone() {
+    let Some((alone, _)) = trivy() else { return };
+    let registry = registry().await;
+    let repository = unique("server");
+    let digest = image(&registry, &repository).await;
+    let target = Target { registry: &registry, repository: &repository, digest };
+    let login = options().await;
+    let trivy = async |of: Options| Trivy::new(of, login.clone(), LIMIT, AGES).scan(target).await;
+    // First: the server has its database for itself.
+    let by_itself = trivy(alone.clone()).await.unwrap();
+    let (_server, _port, address) = server(&alone).await;
+    // The client has no database of its own: what is found, the server found.
+    let empty = tempfile::tempdir().unwrap();
+    let cache = empty.path().to_owned();
+    let client = Options { cache, server: Some(address), ..Options::default() };
+    let without_server = Options { server: None, ..client.clone() };
+    let by_server = trivy(client).await.unwrap();
+    assert!(by_server.findings.len() > 500);
+    assert_eq!(found(&by_server.findings), found(&by_itself.findings));
+    assert_eq!(by_server.contents.packages.len(), by_itself.contents.packages.len());
+    assert_eq!(by_server.database.version, "server");
+    assert!(trivy(without_server).await.is_err(), "it has no database");
 }
