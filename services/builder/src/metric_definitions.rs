@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mecapy_proto::ErrorCode;
 use mecapy_service::metrics::{
-    Counter, Unit, counter, describe_counter, describe_histogram, histogram,
+    Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
 };
 
 /// What alerts look for: most of them are no user's fault.
@@ -17,6 +17,8 @@ const WATCHED: [ErrorCode; 7] = [
     ErrorCode::DigestMismatch,
     ErrorCode::Internal,
 ];
+
+const STEPS: [&str; 7] = ["validate", "resolve", "install", "assemble", "push", "append", "base"];
 
 /// Says what each tells; what is counted begins at 0: the first of something is a rise too.
 pub(crate) fn register() {
@@ -53,6 +55,10 @@ pub(crate) fn register() {
     for outcome in ["built", "transient"].into_iter().chain(WATCHED.map(ErrorCode::as_str)) {
         builds(outcome).increment(0);
         base_builds(outcome).increment(0);
+    }
+    for step in STEPS {
+        // Without samples, it is there.
+        let _: Histogram = steps(step);
     }
     for source in ["base", "found", "built"] {
         dependency_images(source).increment(0);
@@ -92,7 +98,11 @@ pub(crate) fn egress(outcome: &'static str) {
 
 /// How long a part of a build takes: validate, resolve, install, assemble, push, append; base: a base image.
 pub(crate) fn step(step: &'static str, took: Duration) {
-    histogram!("mecapy_build_step_duration_seconds", "step" => step).record(took.as_secs_f64());
+    steps(step).record(took.as_secs_f64());
+}
+
+fn steps(step: &'static str) -> Histogram {
+    histogram!("mecapy_build_step_duration_seconds", "step" => step)
 }
 
 fn builds(outcome: &'static str) -> Counter {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mecapy_service::metrics::{
-    Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 
 use crate::severity::Severity;
@@ -77,6 +77,8 @@ pub(crate) fn register() {
         uploads(outcome).increment(0);
     }
     unindexed_images().increment(0.0);
+    // Without samples, it is there.
+    let _: Histogram = scan_duration();
 }
 
 pub(crate) fn scans(outcome: &'static str) -> Counter {
@@ -84,7 +86,11 @@ pub(crate) fn scans(outcome: &'static str) -> Counter {
 }
 
 pub(crate) fn scanned(took: Duration) {
-    histogram!("mecapy_scan_duration_seconds").record(took.as_secs_f64());
+    scan_duration().record(took.as_secs_f64());
+}
+
+fn scan_duration() -> Histogram {
+    histogram!("mecapy_scan_duration_seconds")
 }
 
 pub(crate) fn findings(severity: Severity) -> Counter {
