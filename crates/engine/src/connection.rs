@@ -72,6 +72,14 @@ impl Engine {
         self.call("ping", self.docker.ping()).await.map(drop)
     }
 
+    /// The names of the OCI runtimes that are registered with it, in order.
+    pub async fn runtimes(&self) -> Result<Vec<String>, Error> {
+        let info = self.call("info", self.docker.info()).await?;
+        let mut names: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// One quick call: limited, measured, its error told by name.
     pub(crate) async fn call<T>(
         &self,

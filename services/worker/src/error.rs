@@ -27,6 +27,11 @@ pub enum Error {
         #[source]
         source: Arc<mecapy_engine::Error>,
     },
+    #[error(
+        "worker.runtime: the engine has no OCI runtime `{wanted}`: register it in its daemon.json, or take one of {}",
+        found.join(", ")
+    )]
+    NoRuntime { wanted: String, found: Vec<String> },
     #[error("the process is shutting down")]
     Interrupted,
 }

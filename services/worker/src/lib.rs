@@ -216,11 +216,22 @@ async fn try_begin(
     bounds: Bounds,
 ) -> Result<(Engine, Images), Error> {
     let engine = Engine::connect(&config.docker).await?;
+    check_runtime(&engine, config.worker.runtime.as_deref()).await?;
     leftovers::remove_all(&engine, name).await?;
     let found = local_images::list(&config.docker, &sources.hosts()).await?;
     tracing::info!(images = found.len(), "images of before are kept");
     let images = Images::new(engine.clone(), sources.clone(), background.clone(), bounds, found);
     Ok((engine, images))
+}
+
+/// With a runtime that isn't there, each task would fail.
+async fn check_runtime(engine: &Engine, wanted: Option<&str>) -> Result<(), Error> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let found = engine.runtimes().await?;
+    if found.iter().any(|name| name == wanted) {
+        return Ok(());
+    }
+    Err(Error::NoRuntime { wanted: wanted.to_owned(), found })
 }
 
 async fn watch_engine(engine: Engine, condition: Condition) {

@@ -9,8 +9,9 @@ use mecapy_proto::v1::{TaskDispatch, TaskStatus};
 use mecapy_registry::Digest;
 use mecapy_store::rematches::{self, Matched};
 use mecapy_store::{TaskState, builds, functions, tasks};
+use mecapy_testkit::eventually;
 
-use crate::world::{DOUBLE, World, code, primary, row};
+use crate::world::{DOUBLE, LONG, World, code, primary, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_cannot_run_fails_with_the_reason_and_without_an_attempt() {
@@ -129,5 +130,28 @@ async fn an_image_that_was_revoked_is_not_run_until_that_is_taken_back() {
     }
     record(matched(false)).await;
     assert_eq!(world.run(&dispatch()).await.state, TaskState::Succeeded);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_runtime_the_engine_does_not_have_takes_no_tasks() {
+    let world = World::start().await;
+    let runtime = |name: &str| {
+        let name = name.to_owned();
+        world.worker_that_starts(|config| config.worker.runtime = Some(name))
+    };
+    let (worker, health) = runtime("no-such-runtime");
+    let said = eventually("it says what is missing", LONG, async || {
+        health.missing().get("docker").filter(|said| said.contains("worker.runtime")).cloned()
+    })
+    .await;
+    assert!(said.contains("`no-such-runtime`") && said.contains("runc"), "{said}");
+    worker.stop().await;
+
+    let (worker, health) = runtime("runc");
+    eventually("it is ready", LONG, async || health.missing().is_empty().then_some(())).await;
+    let function = world.function(DOUBLE).await;
+    let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+    assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
     worker.stop().await;
 }

@@ -146,6 +146,16 @@ impl World {
 
     /// A worker that takes tasks.
     pub async fn worker_with(&self, change: impl FnOnce(&mut Config)) -> Running {
+        let (worker, health) = self.worker_that_starts(change);
+        eventually("the worker is ready", LONG, async || {
+            (health.missing().is_empty() && !worker.ended.is_finished()).then_some(())
+        })
+        .await;
+        worker
+    }
+
+    /// A worker, and what it waits for.
+    pub fn worker_that_starts(&self, change: impl FnOnce(&mut Config)) -> (Running, Health) {
         let mut config = self.config.clone();
         config.worker.name = Some(unique("worker"));
         change(&mut config);
@@ -160,11 +170,7 @@ impl World {
         let (shutdown, hand_back) = (context.shutdown.clone(), context.hand_back.clone());
         let health = context.health.clone();
         let ended = tokio::spawn(async move { mecapy_worker::run(config, context).await.unwrap() });
-        eventually("the worker is ready", LONG, async || {
-            (health.missing().is_empty() && !ended.is_finished()).then_some(())
-        })
-        .await;
-        Running { name, shutdown, hand_back, ended }
+        (Running { name, shutdown, hand_back, ended }, health)
     }
 
     /// A function that is ready, with its image on the primary.
