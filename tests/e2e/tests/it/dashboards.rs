@@ -100,14 +100,17 @@ async fn is_shown(prometheus: &Prometheus, place: &str, query: &str) {
     let shown = tokio::time::timeout(SHOWN_WITHIN, async {
         loop {
             match prometheus.query(&query).await {
-                Ok(samples) if samples.iter().any(|(_, value)| !value.is_nan()) => return,
+                Ok(samples) if samples.iter().any(|(_, value)| !value.is_nan()) => return true,
                 Ok(samples) => problem = format!("{} samples, none a number", samples.len()),
-                Err(error) => panic!("{place}: {query}: {error}"),
+                Err(error) => {
+                    problem = error.to_string();
+                    return false;
+                }
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     });
-    assert!(shown.await.is_ok(), "{place}: {query}: {problem}");
+    assert!(matches!(shown.await, Ok(true)), "{place}: {query}: {problem}");
 }
 
 /// Every series that the services have shown: its name, without what is added for a histogram, and its labels.
