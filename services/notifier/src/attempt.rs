@@ -208,7 +208,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let caller = Caller::new(&Options::default(), mecapy_webhooks::Options::default()).unwrap();
-        let error = caller.http.post(format!("http://localhost:{port}/")).send().await.unwrap_err();
+        let request = caller.http.post(format!("http://localhost:{port}/"));
+        let error = request.timeout(Duration::from_secs(10)).send().await.unwrap_err();
         assert!(innermost(&error).contains("a loopback address"), "{error:?}");
         let connected =
             std::future::poll_fn(|cx| std::task::Poll::Ready(listener.poll_accept(cx).is_ready()));

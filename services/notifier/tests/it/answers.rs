@@ -147,14 +147,13 @@ async fn a_body_that_never_ends_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_huge_answer_is_read_in_part() {
+async fn an_answer_without_end_is_read_in_part() {
     let (world, _notifier) = World::start().await;
-    let huge = "a".repeat(20_000_000);
-    let receiver = Receiver::start([Answer::with("400 Bad Request", "", &huge)]).await;
+    let receiver = Receiver::start([Answer::Flood]).await;
     let (webhook, _) = told(&world, &receiver).await;
     world.publish(&world.pushed()).await;
     let failed = world.delivery("a try has failed", webhook.id, |d| d.error.is_some()).await;
-    assert_eq!(failed.status, Some(400));
+    assert_eq!(failed.status, Some(400), "{:?}", failed.error);
     assert!(failed.error.unwrap().len() < 300);
 }
 

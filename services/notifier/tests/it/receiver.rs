@@ -57,6 +57,8 @@ pub enum Answer {
     Bytes(Vec<u8>),
     /// The head of a success, and then a byte now and then, for ever.
     Drip,
+    /// A refusal whose body never ends, as fast as it goes.
+    Flood,
     /// Nothing, for ever.
     Silence,
 }
@@ -168,6 +170,11 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared)
             while stream.write_all(b"x").await.is_ok() && stream.flush().await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+        }
+        Answer::Flood => {
+            let head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 1000000000000\r\n\r\n";
+            let _ = stream.write_all(head).await;
+            while stream.write_all(&[b'a'; 65_536]).await.is_ok() {}
         }
         Answer::Silence => {
             let mut byte = [0];
