@@ -13,6 +13,7 @@ use mecapy_proto::{FunctionId, Owner};
 use mecapy_registry::Registry;
 use mecapy_service::Secret;
 use mecapy_testkit::{Infra, unique};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Report;
@@ -34,6 +35,7 @@ const ROUNDS: [[[&str; 5]; 2]; 3] = [
     ],
 ];
 
+#[derive(Clone)]
 struct Replica {
     builder: Arc<Builder>,
     installed: Arc<AtomicUsize>,
@@ -120,12 +122,16 @@ pub async fn measure() -> Result<Report> {
 /// So many functions at once, each with one of these, in turn on the replicas.
 async fn all(replicas: &[Replica; 2], functions: usize, requirements: &[&str]) -> Result<Duration> {
     let began = Instant::now();
-    let builds = (0..functions).map(|number| {
+    let mut builds = JoinSet::new();
+    for number in 0..functions {
         // Functions with the same requirements come to both.
-        let replica = &replicas[(number / requirements.len() + number) % 2];
-        replica.build(number, requirements[number % requirements.len()])
-    });
-    futures::future::try_join_all(builds).await?;
+        let replica = replicas[(number / requirements.len() + number) % 2].clone();
+        let requirements = requirements[number % requirements.len()].to_owned();
+        builds.spawn(async move { replica.build(number, &requirements).await });
+    }
+    while let Some(built) = builds.join_next().await {
+        built??;
+    }
     Ok(began.elapsed())
 }
 
