@@ -12,22 +12,45 @@
   const say = (text) => { if (state) state.textContent = text; };
 
   // Parts have an id: the one in the page is replaced by the one in the answer.
-  const show = (fresh) => {
-    for (const part of fresh.querySelectorAll("[data-part][id]")) {
-      const old = document.getElementById(part.id);
-      if (!old || old.outerHTML === part.outerHTML) continue;
-      for (const open of old.querySelectorAll("details[open][id]")) {
-        const same = part.querySelector("#" + CSS.escape(open.id));
-        if (same) same.open = true;
-      }
-      if (old.tagName === "DETAILS") part.open = old.open;
-      const focused = old.contains(document.activeElement) ? document.activeElement.id || old.id : null;
-      const scrolled = old.scrollLeft;
-      const adopted = document.adoptNode(part);
-      old.replaceWith(adopted);
-      adopted.scrollLeft = scrolled;
-      if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  const replace = (old, part) => {
+    if (old.outerHTML === part.outerHTML) return;
+    for (const open of old.querySelectorAll("details[open][id]")) {
+      const same = part.querySelector("#" + CSS.escape(open.id));
+      if (same) same.open = true;
     }
+    if (old.tagName === "DETAILS") part.open = old.open;
+    const focused = old.contains(document.activeElement) ? document.activeElement.id || old.id : null;
+    const scrolled = old.scrollLeft;
+    old.replaceWith(document.adoptNode(part));
+    part.scrollLeft = scrolled;
+    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  };
+
+  // Where there are new parts, all of the page is: but for the log as it came, until the whole of it is there.
+  const begin = (fresh) => {
+    const main = document.adoptNode(fresh.getElementById("main"));
+    const [log, stored] = [document.getElementById("log"), main.querySelector("#log")];
+    if (log?.textContent && stored && !stored.textContent) stored.replaceWith(log);
+    if (state) main.querySelector("#live")?.replaceWith(state);
+    document.getElementById("main").replaceChildren(...main.childNodes);
+  };
+
+  const show = (fresh) => {
+    const parts = [...fresh.querySelectorAll("[data-part][id]")];
+    if (parts.every((part) => document.getElementById(part.id))) {
+      for (const part of parts) {
+        const old = document.getElementById(part.id);
+        if (old) replace(old, part);
+      }
+      // The log as it is kept, or that there is none.
+      const log = fresh.getElementById("log-part");
+      const kept = log?.querySelector("#log");
+      if (log && (!kept || kept.textContent)) replace(document.getElementById("log-part"), log);
+    } else {
+      begin(fresh);
+    }
+    // There is nothing more to come.
+    if (!fresh.body.dataset.live) stop();
   };
 
   let looking = false;
@@ -74,13 +97,16 @@
   };
 
   const events = new EventSource(address);
+  const stop = () => {
+    events.close();
+    say("ended");
+  };
   events.addEventListener("open", () => say("live"));
   events.addEventListener("error", () => say("reconnecting"));
   events.addEventListener("changed", soon);
   events.addEventListener("log", (event) => append(JSON.parse(event.data)));
   events.addEventListener("end", () => {
-    events.close();
-    say("ended");
+    stop();
     soon();
   });
 })();

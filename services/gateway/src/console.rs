@@ -27,6 +27,7 @@ mod registry;
 mod session;
 mod tasks;
 mod text;
+mod webhooks;
 mod workers;
 
 use axum::Router;
@@ -43,6 +44,7 @@ pub const ACTIONS: &[&str] = &[
     "/console/functions/{function_id}/delete",
     "/console/builds/{build_id}/cancel",
     "/console/tasks/{task_id}/cancel",
+    "/console/deliveries/{delivery_id}/resend",
     "/console/dead-letters/replay",
     "/console/dead-letters/drop",
     "/console/registry/plan",
@@ -87,6 +89,10 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/console/dead-letters/drop", post(dead_letters::drop_them))
         .route("/console/dead-letters/{id}", get(dead_letters::one))
         .route("/console/advisories", get(advisories::page))
+        .route("/console/webhooks", get(webhooks::list))
+        .route("/console/webhooks/{webhook_id}", get(webhooks::one))
+        .route("/console/deliveries/{delivery_id}", get(webhooks::delivery))
+        .route("/console/deliveries/{delivery_id}/resend", post(webhooks::resend))
         .route("/console/audit", get(audit::page))
         .route("/console/events", get(live::anything))
         .route("/console/events/builds/{build_id}", get(live::build))

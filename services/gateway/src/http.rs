@@ -23,7 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::Gateway;
 
 pub(crate) use problem::panicked;
-pub(crate) use request::{build_id, function_id, task_id};
+pub(crate) use request::{build_id, delivery_id, function_id, task_id, webhook_id};
 
 /// One route, as the router and the OpenAPI document both have it.
 pub struct Route {

@@ -46,6 +46,7 @@ impl Chromium {
             .process_group(0)
             .spawn()
             .context("chromedriver")?;
+        mecapy_service::install_tls();
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         let mut this =
             Self { driver, url: format!("http://127.0.0.1:{}", port.number), http, _port: port };

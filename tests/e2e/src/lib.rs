@@ -5,10 +5,12 @@
 //! [`operations`] reads what operators look at: metrics, dashboards, rules.
 
 mod api;
+mod chromium;
 pub mod operations;
 mod prometheus;
 mod system;
 
 pub use api::Api;
+pub use chromium::Chromium;
 pub use prometheus::{Prometheus, Scraped};
 pub use system::{Service, System, push_base_image};

@@ -122,8 +122,10 @@ pub(super) async fn one(
     let content = html! {
         (notice(&query.notice))
         (summary(&details))
-        @if !state.is_final() && caller.must_act().is_ok() {
-            (button(&session, &format!("/console/builds/{id}/cancel"), "Cancel this build"))
+        div #act data-part {
+            @if !state.is_final() && caller.must_act().is_ok() {
+                (button(&session, &format!("/console/builds/{id}/cancel"), "Cancel this build"))
+            }
         }
         (plot::waterfall(&details.waterfall))
         (failure(&details))

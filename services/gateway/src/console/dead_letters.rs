@@ -98,7 +98,7 @@ pub(super) async fn one(
             }),
         ]))
         @if session.caller.must_operate().is_ok() {
-            p.buttons {
+            div.buttons {
                 (action_button(&session, &letter))
                 a.danger href={ "/console/dead-letters/confirm?action=drop&id=" (letter.id) } { "Drop it…" }
             }

@@ -14,7 +14,7 @@ use crate::{Gateway, Role};
 
 /// Every service, also one of which no replica is there.
 const SERVICES: &[&str] =
-    &["gateway", "builder", "scanner", "publisher", "worker", "mirror", "janitor"];
+    &["gateway", "builder", "scanner", "publisher", "worker", "mirror", "janitor", "notifier"];
 
 pub(super) async fn page(State(gateway): State<Gateway>, session: Session) -> Answer {
     let caller = &session.caller;

@@ -26,9 +26,10 @@ pub(super) fn button(session: &Session, action: &str, label: &str) -> Markup {
 pub(super) fn badge(state: &str) -> Markup {
     let kind = match state {
         "ready" | "succeeded" | "done" | "mirrored" | "unchanged" | "free" | "closed"
-        | "undone" => "good",
+        | "undone" | "delivered" | "enabled" | "PASSED" => "good",
         "failed" | "rejected" | "timed_out" | "oom" | "lost" | "open" | "CRITICAL" | "REJECTED"
-        | "refused" | "undo_failed" | "not_found" | "not ready" | "dead letter" => "bad",
+        | "refused" | "undo_failed" | "not_found" | "not ready" | "dead letter" | "dead"
+        | "disabled" => "bad",
         "cancelled" | "HIGH" | "FAILOVER" | "stopping" | "half-open" | "skipped" | "revoked"
         | "retried" | "handed back" => "warn",
         "building" | "scanning" | "publishing" | "running" | "planning" | "applying" | "busy"
@@ -137,6 +138,7 @@ pub(super) fn notice(code: &str) -> Markup {
         "deleted" => "The function is deleted. Its images go with the next cleanup.",
         "replayed" => "Replayed: what fails again comes back as a new dead letter.",
         "dropped" => "Dropped.",
+        "resent" => "It is sent again, at once and for a day.",
         _ => return html! {},
     };
     html! { p.notice role="status" { (said) } }

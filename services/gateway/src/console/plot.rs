@@ -145,7 +145,7 @@ pub(super) fn storage(storage: &Storage) -> Markup {
                     text.label x=(LEFT - 6.0) y=(y(bytes_here) + 4.0) text-anchor="end" { (bytes(bytes_here as i64)) }
                 }
                 line.limit x1=(LEFT) x2=(WIDTH) y1=(y(limit)) y2=(y(limit)) {}
-                text.label x=(WIDTH - 4.0) y=(y(limit) - 5.0) text-anchor="end" { "limit" }
+                text.label x=(LEFT + 4.0) y=(y(limit) - 5.0) { "limit" }
                 @if let Some([from, fast, slow, trend]) = &spread {
                     polygon.spread points={ (from) " " (fast) " " (slow) } {}
                     polyline.trend points={ (from) " " (trend) } {}

@@ -40,10 +40,8 @@ pub(super) async fn page(State(gateway): State<Gateway>, session: Session) -> An
     let content = html! {
         (plot::storage(&storage))
         @if session.caller.must_operate().is_ok() {
-            p {
-                "A plan tells what would go, and why. Nothing is deleted by it. "
-                (button(&session, "/console/registry/plan", "Make a plan"))
-            }
+            p { "A plan tells what would go, and why. Nothing is deleted by it." }
+            (button(&session, "/console/registry/plan", "Make a plan"))
         }
         (table("runs", "Runs of the cleanup, the newest first", &headers, &rows))
     };

@@ -115,8 +115,10 @@ pub(super) async fn one(
     let content = html! {
         (notice(&query.notice))
         (summary(&details))
-        @if !state.is_final() && caller.must_act().is_ok() {
-            (button(&session, &format!("/console/tasks/{id}/cancel"), "Cancel this task"))
+        div #act data-part {
+            @if !state.is_final() && caller.must_act().is_ok() {
+                (button(&session, &format!("/console/tasks/{id}/cancel"), "Cancel this task"))
+            }
         }
         (plot::waterfall(&details.waterfall))
         (end(&details))

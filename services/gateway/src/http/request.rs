@@ -48,12 +48,12 @@ pub(crate) fn task_id(text: &str) -> Result<TaskId, Error> {
         .map_err(|_| Error::NotFound(format!("task {:?}: its id is a UUID", shortened(text))))
 }
 
-pub(super) fn webhook_id(text: &str) -> Result<Uuid, Error> {
+pub(crate) fn webhook_id(text: &str) -> Result<Uuid, Error> {
     Uuid::try_parse(text)
         .map_err(|_| Error::NotFound(format!("webhook {:?}: its id is a UUID", shortened(text))))
 }
 
-pub(super) fn delivery_id(text: &str) -> Result<Uuid, Error> {
+pub(crate) fn delivery_id(text: &str) -> Result<Uuid, Error> {
     Uuid::try_parse(text)
         .map_err(|_| Error::NotFound(format!("delivery {:?}: its id is a UUID", shortened(text))))
 }

@@ -9,3 +9,4 @@ mod live;
 mod log_in;
 mod pages;
 mod registry;
+mod webhooks;

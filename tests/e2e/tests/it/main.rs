@@ -6,6 +6,7 @@ mod alerts;
 mod base;
 mod chain;
 mod cleanup;
+mod console;
 mod dashboards;
 mod events;
 mod faults;

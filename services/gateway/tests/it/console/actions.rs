@@ -9,19 +9,21 @@ use crate::door::{ACME, Door, OPS, OTHER, VIEWER};
 /// Addresses of all actions, about things of acme's that can be changed.
 async fn actions(door: &Door) -> (Vec<String>, i64) {
     let function = door.ready_function("stats").await;
+    let delivery = crate::console::webhooks::delivery(door, "https://hooks.example.com/x").await;
     let build = door.submit("another").await.build();
     let task = door.post(&format!("/functions/{function}/tasks"), json!({})).await.task();
     let paths = CONSOLE_ACTIONS.iter().map(|path| {
         path.replace("{function_id}", &function.to_string())
             .replace("{build_id}", &build.to_string())
             .replace("{task_id}", &task.to_string())
+            .replace("{delivery_id}", &delivery.to_string())
     });
     (paths.collect(), function)
 }
 
 async fn noted(door: &Door) -> Vec<(String, String, String)> {
     sqlx::query_as(
-        "select owner, action, outcome from audit where action not like 'log-%' order by id",
+        "select owner, action, outcome from audit where action not like 'log-%' and action <> 'create-webhook' order by id",
     )
     .fetch_all(&door.pool)
     .await
@@ -85,10 +87,10 @@ async fn an_owner_sees_and_changes_what_is_their_own() {
     let door = Door::open().await;
     let (paths, function) = actions(&door).await;
     let other = Browser::logged_in(&door, OTHER).await;
-    for path in &paths[1..4] {
+    for path in &paths[1..5] {
         assert_eq!(other.post(path, &[]).await.status, 404, "{path}");
     }
-    for path in &paths[4..] {
+    for path in &paths[5..] {
         assert_eq!(other.post(path, &[("id", "1"), ("run", "x")]).await.status, 403, "{path}");
     }
     for path in ["workers", "mirror", "registry", "dead-letters", "advisories", "audit"] {
@@ -101,17 +103,21 @@ async fn an_owner_sees_and_changes_what_is_their_own() {
     for (path, lead) in [
         (&paths[2], format!("{}?notice=cancelled", paths[2].trim_end_matches("/cancel"))),
         (&paths[3], format!("{}?notice=cancelled", paths[3].trim_end_matches("/cancel"))),
+        (&paths[4], format!("{}?notice=resent", paths[4].trim_end_matches("/resend"))),
         (&paths[1], "/console/functions?notice=deleted".to_owned()),
     ] {
         let page = own.post(path, &[]).await;
         assert_eq!((page.status, page.header("location")), (303, lead.as_str()), "{}", page.text);
-        if !lead.contains("deleted") {
-            assert!(own.see(&lead).await.has("Its end is asked for."));
-        }
+        let said = match lead.rsplit_once('=').unwrap().1 {
+            "cancelled" => "Its end is asked for.",
+            "resent" => "It is sent again",
+            _ => "The function is deleted.",
+        };
+        assert!(own.see(&lead).await.has(said), "{lead}");
     }
     assert_eq!(own.get(&format!("/console/functions/{function}")).await.status, 404);
     let what = noted(&door).await;
-    let expected = ["cancel-build", "cancel-task", "delete-function"]
+    let expected = ["cancel-build", "cancel-task", "resend-delivery", "delete-function"]
         .map(|action| ("acme".to_owned(), action.to_owned(), "done".to_owned()));
     assert_eq!(what, expected);
 }
