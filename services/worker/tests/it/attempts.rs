@@ -5,9 +5,8 @@ use mecapy_store::tasks::{self, Completion};
 use mecapy_store::{TaskState, inbox};
 use mecapy_testkit::{eventually, unique};
 
-use crate::world::{
-    DOUBLE, LONG, WAIT, World, code, container_exists, containers_of, docker, let_go, may_park, row,
-};
+use crate::containers::{container_exists, containers_of, docker, let_go, may_park};
+use crate::world::{DOUBLE, LONG, WAIT, World, code, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_several_times_runs_once() {

@@ -5,7 +5,8 @@ use mecapy_proto::v1::TaskDispatch;
 use mecapy_store::TaskState;
 use serde_json::{Value, json};
 
-use crate::world::{DOUBLE, WAIT, World, may_park};
+use crate::containers::may_park;
+use crate::world::{DOUBLE, WAIT, World};
 
 /// Every attempt says why it failed, or that it did not.
 const ATTEMPTS: &str = r#"

@@ -9,7 +9,9 @@ use mecapy_store::{TaskState, tasks::Task};
 use mecapy_testkit::eventually;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{DOUBLE, LONG, World, docker, fallback, primary};
+use crate::containers::docker;
+use crate::published::{fallback, primary};
+use crate::world::{DOUBLE, LONG, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_comes_from_the_fallback_when_the_primary_refuses() {

@@ -9,10 +9,12 @@
 
 mod affinity;
 mod attempts;
+mod containers;
 mod engine_front;
 mod hostile;
 mod images;
 mod parked;
+mod published;
 mod refusals;
 mod runs;
 mod told;

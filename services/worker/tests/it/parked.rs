@@ -10,11 +10,10 @@ use mecapy_testkit::eventually;
 use prost::Message as _;
 use serde_json::Value;
 
+use crate::containers::{containers_of, docker, may_park, parked_of};
 use crate::engine_front::EngineFront;
-use crate::world::{
-    DOUBLE, LONG, Running, WAIT, World, code, containers_of, docker, may_park, parked_of, primary,
-    row,
-};
+use crate::published::primary;
+use crate::world::{DOUBLE, LONG, Running, WAIT, World, code, row};
 
 /// Whether it runs in a container that waited: only there, its code is a mounted file.
 const IS_PARKED: &str = r#"

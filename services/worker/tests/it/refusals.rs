@@ -11,7 +11,8 @@ use mecapy_store::rematches::{self, Matched};
 use mecapy_store::{TaskState, builds, functions, tasks};
 use mecapy_testkit::eventually;
 
-use crate::world::{DOUBLE, LONG, World, code, primary, row};
+use crate::published::primary;
+use crate::world::{DOUBLE, LONG, World, code, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_cannot_run_fails_with_the_reason_and_without_an_attempt() {

@@ -9,7 +9,8 @@ use mecapy_store::{TaskState, tasks};
 use mecapy_testkit::{Infra, Server, eventually};
 use prost::Message as _;
 
-use crate::world::{DOUBLE, LONG, WAIT, World, code, container_exists, let_go, row};
+use crate::containers::{container_exists, let_go};
+use crate::world::{DOUBLE, LONG, WAIT, World, code, row};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_succeeds_leaves_its_result_in_every_place() {

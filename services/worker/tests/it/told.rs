@@ -7,7 +7,9 @@ use mecapy_store::TaskState;
 use mecapy_testkit::eventually;
 use prost::Message as _;
 
-use crate::world::{DOUBLE, Function, LONG, World, may_park, primary};
+use crate::containers::may_park;
+use crate::published::primary;
+use crate::world::{DOUBLE, Function, LONG, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_tells_what_it_has_for_as_long_as_it_lives() {

@@ -1,6 +1,5 @@
 //! What the tests start from: servers, a database with functions in it, images in registries, workers.
 
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -8,27 +7,22 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use mecapy_bus::{Bus, Results, Workers, topology};
-use mecapy_engine::{Credentials, Engine};
 use mecapy_objects::Objects;
 use mecapy_proto::v1::{Failure, TaskDispatch, TaskDone};
 use mecapy_proto::{BuildId, Event as _, FunctionId, TaskId};
-use mecapy_registry::{
-    Base, ConfigPatch, Destination, Digest, ImageRef, LayerFile, Options as RegistryOptions,
-    ProgressSink, Registry, Source, TarLayer, append_layer, copy_image,
-};
+use mecapy_registry::{Digest, ImageRef, Options as RegistryOptions};
 use mecapy_service::{Context, Health, Secret};
 use mecapy_store::functions::NewVersion;
 use mecapy_store::tasks::Task;
 use mecapy_store::{PgPool, builds, functions, scans, tasks};
-use mecapy_testkit::{Infra, RegistryServer, eventually, unique};
+use mecapy_testkit::{Infra, eventually, unique};
 use mecapy_worker::Config;
 use prost::Message as _;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-/// Made by `scripts/images base`.
-const BASE: &str = "mecapy/base/python:3.11-slim";
-const BASE_REPOSITORY: &str = "mecapy/base/python";
+use crate::containers::{container_exists, containers_of, docker, let_go};
+use crate::published::{primary, push, registry_options};
+
 /// Far more than anything here takes: what passes it hangs.
 pub const LONG: Duration = Duration::from_secs(120);
 
@@ -424,24 +418,6 @@ pub fn code(task: &Task) -> Option<String> {
     task.failure().map(|failure| Failure::from(failure).code)
 }
 
-pub async fn primary() -> RegistryOptions {
-    registry_options(Infra::shared().await.primary())
-}
-
-pub async fn fallback() -> RegistryOptions {
-    registry_options(Infra::shared().await.fallback())
-}
-
-fn registry_options(server: RegistryServer) -> RegistryOptions {
-    RegistryOptions {
-        host: server.host,
-        username: Some(server.username),
-        password: Some(Secret::new(server.password)),
-        plain_http: true,
-        ..RegistryOptions::default()
-    }
-}
-
 fn passed(digest: Digest) -> scans::NewScan {
     scans::NewScan {
         digest: digest.to_string(),
@@ -460,94 +436,4 @@ fn passed(digest: Digest) -> scans::NewScan {
         sbom_key: String::new(),
         duration_ms: 1,
     }
-}
-
-/// Puts a function's code on the base image, inside the registry, as the builder does.
-async fn push(registry: &RegistryOptions, repository: &str, code: &str, id: FunctionId) -> Digest {
-    base().await;
-    let registry = Registry::new(registry).unwrap();
-    let manifest = registry.manifest(BASE_REPOSITORY, "test").await.unwrap();
-    let base = Base { repository: BASE_REPOSITORY.to_owned(), manifest };
-    let layer = TarLayer::from_files([LayerFile {
-        path: "app/user_function.py".to_owned(),
-        mode: 0o444,
-        // No two functions of all tests are one image.
-        bytes: format!("{code}\n# {repository}\n").into(),
-    }])
-    .unwrap();
-    let patch = ConfigPatch {
-        labels: BTreeMap::from([("org.mecapy.function.id".to_owned(), id.to_string())]),
-        cmd: Some(vec!["python".to_owned(), "user_function.py".to_owned()]),
-        ..ConfigPatch::default()
-    };
-    append_layer(&registry, &base, repository, "v1", layer, &patch).await.unwrap().digest
-}
-
-/// The base image in both registries, once for all tests.
-async fn base() {
-    static PUSHED: OnceCell<()> = OnceCell::const_new();
-    PUSHED
-        .get_or_init(|| async {
-            let (primary, fallback) = (primary().await, fallback().await);
-            let options = mecapy_engine::Options {
-                host: std::env::var("DOCKER_HOST").ok(),
-                ..Default::default()
-            };
-            let engine = Engine::connect(&options).await.expect("Docker Engine must run");
-            let local = engine.image(BASE).await.unwrap();
-            assert!(local.is_some(), "the image {BASE} is not there: run scripts/images base");
-            let name = ImageRef::new(&primary.host, BASE_REPOSITORY).with_tag("test");
-            engine.tag(BASE, &name).await.unwrap();
-            let login = Credentials {
-                username: primary.username.clone().unwrap(),
-                password: primary.password.clone().unwrap(),
-            };
-            let digest = engine.push(&name, Some(&login), LONG).await.unwrap();
-            engine.remove_image(&name.to_string()).await.unwrap();
-            let by_digest = format!("{}/{BASE_REPOSITORY}@{digest}", primary.host);
-            engine.remove_image(&by_digest).await.unwrap();
-            let from = Source {
-                registry: Registry::new(&primary).unwrap(),
-                repository: BASE_REPOSITORY.to_owned(),
-                digest,
-            };
-            let to = Destination {
-                registry: Registry::new(&fallback).unwrap(),
-                repository: BASE_REPOSITORY.to_owned(),
-                tags: vec!["test".to_owned()],
-            };
-            copy_image(&from, &to, &ProgressSink::none()).await.unwrap();
-        })
-        .await;
-}
-
-pub fn docker(arguments: &[&str]) -> String {
-    let output = Command::new("docker").args(arguments).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// The word that `WAIT` waits for, if its container is up.
-pub fn let_go(id: TaskId) {
-    docker(&["exec", &format!("mecapy-task-{id}"), "touch", "/tmp/go"]);
-}
-
-pub fn container_exists(id: TaskId) -> bool {
-    let filter = format!("name=^/?mecapy-task-{id}$");
-    !docker(&["ps", "--all", "--quiet", "--filter", &filter]).trim().is_empty()
-}
-
-pub fn containers_of(worker: &str) -> String {
-    docker(&["ps", "--all", "--quiet", "--filter", &format!("label=org.mecapy.worker={worker}")])
-}
-
-/// Containers of a worker that wait for a task, or have been waiting and run one.
-pub fn parked_of(worker: &str) -> String {
-    let worker = format!("label=org.mecapy.worker={worker}");
-    docker(&["ps", "--quiet", "--filter", &worker, "--filter", "label=org.mecapy.parked"])
-}
-
-/// Containers can be parked only by root: a file of another user is not what the image has.
-pub fn may_park() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }

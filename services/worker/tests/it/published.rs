@@ -1,0 +1,101 @@
+//! The registries of the tests, and functions' images in them.
+
+use std::collections::BTreeMap;
+
+use mecapy_engine::{Credentials, Engine};
+use mecapy_proto::FunctionId;
+use mecapy_registry::{
+    Base, ConfigPatch, Destination, Digest, ImageRef, LayerFile, Options as RegistryOptions,
+    ProgressSink, Registry, Source, TarLayer, append_layer, copy_image,
+};
+use mecapy_service::Secret;
+use mecapy_testkit::{Infra, RegistryServer};
+use tokio::sync::OnceCell;
+
+use crate::world::LONG;
+
+/// Made by `scripts/images base`.
+const BASE: &str = "mecapy/base/python:3.11-slim";
+const BASE_REPOSITORY: &str = "mecapy/base/python";
+
+pub async fn primary() -> RegistryOptions {
+    registry_options(Infra::shared().await.primary())
+}
+
+pub async fn fallback() -> RegistryOptions {
+    registry_options(Infra::shared().await.fallback())
+}
+
+pub fn registry_options(server: RegistryServer) -> RegistryOptions {
+    RegistryOptions {
+        host: server.host,
+        username: Some(server.username),
+        password: Some(Secret::new(server.password)),
+        plain_http: true,
+        ..RegistryOptions::default()
+    }
+}
+
+/// Puts a function's code on the base image, inside the registry, as the builder does.
+pub async fn push(
+    registry: &RegistryOptions,
+    repository: &str,
+    code: &str,
+    id: FunctionId,
+) -> Digest {
+    base().await;
+    let registry = Registry::new(registry).unwrap();
+    let manifest = registry.manifest(BASE_REPOSITORY, "test").await.unwrap();
+    let base = Base { repository: BASE_REPOSITORY.to_owned(), manifest };
+    let layer = TarLayer::from_files([LayerFile {
+        path: "app/user_function.py".to_owned(),
+        mode: 0o444,
+        // No two functions of all tests are one image.
+        bytes: format!("{code}\n# {repository}\n").into(),
+    }])
+    .unwrap();
+    let patch = ConfigPatch {
+        labels: BTreeMap::from([("org.mecapy.function.id".to_owned(), id.to_string())]),
+        cmd: Some(vec!["python".to_owned(), "user_function.py".to_owned()]),
+        ..ConfigPatch::default()
+    };
+    append_layer(&registry, &base, repository, "v1", layer, &patch).await.unwrap().digest
+}
+
+/// The base image in both registries, once for all tests.
+async fn base() {
+    static PUSHED: OnceCell<()> = OnceCell::const_new();
+    PUSHED
+        .get_or_init(|| async {
+            let (primary, fallback) = (primary().await, fallback().await);
+            let options = mecapy_engine::Options {
+                host: std::env::var("DOCKER_HOST").ok(),
+                ..Default::default()
+            };
+            let engine = Engine::connect(&options).await.expect("Docker Engine must run");
+            let local = engine.image(BASE).await.unwrap();
+            assert!(local.is_some(), "the image {BASE} is not there: run scripts/images base");
+            let name = ImageRef::new(&primary.host, BASE_REPOSITORY).with_tag("test");
+            engine.tag(BASE, &name).await.unwrap();
+            let login = Credentials {
+                username: primary.username.clone().unwrap(),
+                password: primary.password.clone().unwrap(),
+            };
+            let digest = engine.push(&name, Some(&login), LONG).await.unwrap();
+            engine.remove_image(&name.to_string()).await.unwrap();
+            let by_digest = format!("{}/{BASE_REPOSITORY}@{digest}", primary.host);
+            engine.remove_image(&by_digest).await.unwrap();
+            let from = Source {
+                registry: Registry::new(&primary).unwrap(),
+                repository: BASE_REPOSITORY.to_owned(),
+                digest,
+            };
+            let to = Destination {
+                registry: Registry::new(&fallback).unwrap(),
+                repository: BASE_REPOSITORY.to_owned(),
+                tags: vec!["test".to_owned()],
+            };
+            copy_image(&from, &to, &ProgressSink::none()).await.unwrap();
+        })
+        .await;
+}
