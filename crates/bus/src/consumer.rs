@@ -147,7 +147,7 @@ impl<H> Consumer<H> {
             let next = async {
                 tokio::select! {
                     next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next()) => Next::Pulled(next.ok().flatten()),
-                    offer = next_offer(offers) => Next::Offered(offer),
+                    offer = next_offer(offers) => Next::Offered(Box::new(offer)),
                 }
             };
             let Some(next) = work.shutdown.run_until_cancelled(next).await else {
@@ -226,7 +226,7 @@ impl<H> Consumer<H> {
 enum Next {
     /// None: the pull is over.
     Pulled(Option<Result<Message, async_nats::Error>>),
-    Offered(Offer),
+    Offered(Box<Offer>),
 }
 
 async fn next_offer(offers: &mut Option<Offers>) -> Offer {
