@@ -276,7 +276,7 @@ fn describe(webhook: &Webhook) -> String {
     row("why", webhook.disabled_reason.clone());
     row("about", Some(webhook.description.clone()));
     row("made at", webhook.created_at.clone());
-    row("secret", webhook.secret.clone());
+    row("secret", webhook.secret.as_ref().map(|secret| secret.expose().to_owned()));
     row("old secret until", webhook.previous_secret_until.clone());
     fields(&rows)
 }

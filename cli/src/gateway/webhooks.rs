@@ -1,5 +1,6 @@
 //! Webhooks over the gateway's API.
 
+use mecapy_service::Secret;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -33,7 +34,7 @@ pub struct Webhook {
     pub previous_secret_until: Option<String>,
     pub created_at: Option<String>,
     /// There where it was just made.
-    pub secret: Option<String>,
+    pub secret: Option<Secret>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
