@@ -1,4 +1,5 @@
-//! What traces and metrics cost: the benchmark of the bus with all of them, beside the same without any.
+//! What traces and metrics cost: the benchmark of the bus with all of them, beside the same without any. Both have logs,
+//! as every service has.
 //!
 //! What is installed for that can't be taken back in a process, so each run is a process of its own.
 
@@ -117,6 +118,7 @@ async fn one(endpoint: String) -> Result<f64> {
     };
     let target = Target { nats, postgres: variable(POSTGRES)? };
     if endpoint.is_empty() {
+        logs_alone();
         return Ok(run(&target, 1).await?.as_secs_f64());
     }
     let options = TelemetryOptions { otlp_endpoint: Some(endpoint), ..TelemetryOptions::default() };
@@ -133,6 +135,17 @@ async fn one(endpoint: String) -> Result<f64> {
     };
     telemetry.flush(FLUSH_WITHIN).await;
     Ok(took.as_secs_f64())
+}
+
+/// As a service writes them.
+fn logs_alone() {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_writer(std::io::stderr)
+        .with_env_filter(TelemetryOptions::default().log)
+        .init();
 }
 
 fn median(times: &mut [f64]) -> f64 {

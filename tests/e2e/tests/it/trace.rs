@@ -88,7 +88,7 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
             .json(&body)
             .send()
     };
-    let body = json!({ "name": "traced", "code": DOUBLE });
+    let body = json!({ "name": "traced", "code": DOUBLE, "requirements": "six==1.17.0\n" });
     let function = post("/functions".to_owned(), body).await.unwrap().json().await.unwrap();
     let ready = system.api.ended(&function, PATIENCE).await.unwrap();
     assert_eq!(ready["status"], "ready", "{ready}");
@@ -127,7 +127,18 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
     let recorded = system.api.get(&format!("/builds/{build}/trace")).await.unwrap();
     assert_eq!(recorded["trace_id"], trace);
     let names = names(&recorded);
-    for name in ["queue", "build", "validate", "push", "scan", "publish", "copy"] {
+    let expected = [
+        "queue",
+        "build",
+        "validate",
+        "lock",
+        "dependency image",
+        "push",
+        "scan",
+        "publish",
+        "copy",
+    ];
+    for name in expected {
         assert!(names.contains(&name), "no {name} in {recorded:#}");
     }
     let spans = collector.spans(trace);

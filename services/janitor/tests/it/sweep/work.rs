@@ -29,6 +29,39 @@ async fn a_build_whose_request_was_lost_is_asked_for_again_with_its_code() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_is_of_the_trace_in_which_it_was_asked_for() {
+    let world = World::start().await;
+    let trace = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
+    let (build, request) = world.build(1).await;
+    let mut conn = world.pool.acquire().await.unwrap();
+    stalled::keep_request(&mut conn, build, &request).await.unwrap();
+    builds::keep_trace(&mut conn, build, trace.as_deref()).await.unwrap();
+    let task = NewTask {
+        id: TaskId::new(),
+        function: world.function,
+        image: String::new(),
+        inputs_s3_key: Some("inputs/x.json".to_owned()),
+        timeout_ms: 0,
+        deadline: None,
+        traceparent: trace.clone(),
+    };
+    tasks::create(&mut conn, &task).await.unwrap();
+    drop(conn);
+    world
+        .execute(&format!(
+            "update tasks set created_at = now() - interval '1 hour' where id = '{}'",
+            task.id
+        ))
+        .await;
+    let mut asked = world.consume_traces::<BuildRequested>(topology::BUILDER);
+    let mut dispatched = world.consume_traces::<TaskDispatch>(topology::WORKER);
+    let report = world.sweep().await;
+    assert_eq!((report.of("builds_resent"), report.of("tasks_resent")), (1, 1));
+    assert_eq!(next(&mut asked).await, trace);
+    assert_eq!(next(&mut dispatched).await, trace);
+}
+
+#[tokio::test]
 async fn each_state_is_sent_on_by_its_own_event() {
     let world = World::start().await;
     let mut built = world.consume::<BuildDone>(topology::SCANNER, Act::Accept);

@@ -116,6 +116,20 @@ impl World {
         receiver
     }
 
+    /// The traces of events from now on.
+    pub fn consume_traces<E: Event>(
+        &self,
+        durable: Durable,
+    ) -> mpsc::UnboundedReceiver<Option<String>> {
+        let (seen, receiver) = mpsc::unbounded_channel();
+        let (backbone, context) = (self.backbone.clone(), self.context.clone());
+        tokio::spawn(async move {
+            let options = ConsumerOptions { durable, concurrency: 4 };
+            backbone.consume::<E, _>(&context, options, Traces(seen)).await;
+        });
+        receiver
+    }
+
     /// A build in `queued`, an hour old, without any message.
     pub async fn build(&self, version: u32) -> (BuildId, BuildRequested) {
         let mut conn = self.pool.acquire().await.unwrap();
@@ -184,6 +198,15 @@ impl<E: Event> Handler<E> for Taker<E> {
             Act::Accept => Ok(Outcome::nothing()),
             Act::Refuse => Err(HandlerError::permanent("refused by the test")),
         }
+    }
+}
+
+struct Traces(mpsc::UnboundedSender<Option<String>>);
+
+impl<E: Event> Handler<E> for Traces {
+    async fn handle(&self, _: E, _: &Delivery) -> Result<Outcome, HandlerError> {
+        let _ = self.0.send(mecapy_bus::traceparent());
+        Ok(Outcome::nothing())
     }
 }
 
