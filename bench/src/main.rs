@@ -6,6 +6,7 @@ mod build_many;
 mod build_world;
 mod bus;
 mod cleanup;
+mod console;
 mod db_open;
 mod direct;
 mod docker_peer;
@@ -63,6 +64,8 @@ enum Name {
     Bus,
     /// What traces and metrics cost: events per second with all of them, beside none
     Telemetry,
+    /// The console's pages over a hundred thousand functions and a million tasks, and two hundred browsers
+    Console,
     /// Resident memory of each service after its work
     Idle,
     /// A hundred function images to an empty fallback, beside skopeo copy and docker pull, tag, push
@@ -120,6 +123,7 @@ async fn main() -> ExitCode {
             Name::Validate => validate::measure().await,
             Name::Bus => bus::measure().await,
             Name::Telemetry => telemetry::measure().await,
+            Name::Console => console::measure().await,
             Name::Idle => idle::measure().await,
             Name::MirrorFirst => mirror_first::measure().await,
             Name::MirrorAgain => mirror_again::measure().await,
