@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Batch;
 use async_nats::jetstream::{AckKind, Message};
+use futures::future::Either;
 use futures::{FutureExt as _, StreamExt as _};
 use mecapy_proto::Event;
 use mecapy_service::Condition;
@@ -145,9 +146,10 @@ impl<H> Consumer<H> {
         let mut took_an_offer = false;
         while let Some(permit) = permits.split(1) {
             let next = async {
+                let pulled = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next());
                 tokio::select! {
-                    next = tokio::time::timeout(PULL_EXPIRES + PULL_SLACK, messages.next()) => Next::Pulled(next.ok().flatten()),
-                    offer = next_offer(offers) => Next::Offered(Box::new(offer)),
+                    next = pulled => Either::Left(next.ok().flatten()),
+                    offer = next_offer(offers) => Either::Right(offer),
                 }
             };
             let Some(next) = work.shutdown.run_until_cancelled(next).await else {
@@ -155,12 +157,13 @@ impl<H> Consumer<H> {
                 return Ok(());
             };
             match next {
-                Next::Pulled(Some(Ok(message))) => {
+                Either::Left(Some(Ok(message))) => {
                     self.process::<E>(message, Origin::Queue, permit, work);
                 }
-                Next::Pulled(Some(Err(error))) => return Err(lost(error.to_string())),
-                Next::Pulled(None) => return Ok(()),
-                Next::Offered(offer) => {
+                Either::Left(Some(Err(error))) => return Err(lost(error.to_string())),
+                // The pull is over.
+                Either::Left(None) => return Ok(()),
+                Either::Right(offer) => {
                     took_an_offer = true;
                     self.process::<E>(offer.take().await, Origin::Replica, permit, work);
                 }
@@ -221,12 +224,6 @@ impl<H> Consumer<H> {
             drop(permit);
         });
     }
-}
-
-enum Next {
-    /// None: the pull is over.
-    Pulled(Option<Result<Message, async_nats::Error>>),
-    Offered(Box<Offer>),
 }
 
 async fn next_offer(offers: &mut Option<Offers>) -> Offer {
