@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 /// What passes it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Its version.
+const AXE_CORE: &str = "4.14.1";
 /// What WebDriver calls an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -92,6 +94,22 @@ impl Chromium {
         self.post("/execute/sync", &json!({ "script": body, "args": [] })).await
     }
 
+    /// What axe-core has against the page as it is: rules of WCAG 2 (A, AA) that it breaks, with where. None: npm is not
+    /// here, or can't fetch it; that is said aloud.
+    pub async fn accessibility_problems(&self) -> Result<Option<Vec<String>>> {
+        let Some(axe) = axe_core()? else { return Ok(None) };
+        let check = r#"
+            const done = arguments[arguments.length - 1];
+            const told = (rule) => rule.id + ": " + rule.nodes.map((node) => node.html).slice(0, 3).join(" | ");
+            axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"] })
+                .then((found) => done(found.violations.map(told)), (error) => done(["axe: " + error]));
+        "#;
+        let body = json!({ "script": format!("{axe};\n{check}"), "args": [] });
+        let found = self.post("/execute/async", &body).await?;
+        let found = found.as_array().context("axe-core says nothing")?.iter();
+        Ok(Some(found.map(|problem| problem.as_str().unwrap_or_default().to_owned()).collect()))
+    }
+
     /// A command of the DevTools.
     pub async fn devtools(&self, command: &str, parameters: &Value) -> Result<Value> {
         self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": parameters })).await
@@ -152,6 +170,29 @@ impl Chromium {
         let taken = self.devtools("Page.captureScreenshot", &asked).await?;
         Ok(taken["data"].as_str().context("no picture")?.to_owned())
     }
+}
+
+/// The text of axe-core, fetched once with npm, into target/.
+fn axe_core() -> Result<Option<String>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/axe-core");
+    let file = format!("{folder}/{AXE_CORE}/axe.min.js");
+    if !std::fs::exists(&file)? {
+        // In a folder of its own until it is whole: several tests may fetch it at once.
+        let fetch = format!(
+            "set -e; mkdir -p {folder}; here=$(mktemp -d {folder}/XXXXXX); cd $here
+             npm pack --silent axe-core@{AXE_CORE} >/dev/null; tar -xzf axe-core-*.tgz
+             mv -T package ../{AXE_CORE} 2>/dev/null || true; cd ..; rm -rf $here"
+        );
+        let fetched = Command::new("sh").args(["-c", &fetch]).output()?;
+        if !fetched.status.success() || !std::fs::exists(&file)? {
+            let why = String::from_utf8_lossy(&fetched.stderr).into_owned();
+            eprintln!(
+                "SKIPPED: axe-core can't be fetched with npm: accessibility is not tested: {why}"
+            );
+            return Ok(None);
+        }
+    }
+    Ok(Some(std::fs::read_to_string(file)?))
 }
 
 impl Drop for Chromium {

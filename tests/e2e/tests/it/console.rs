@@ -39,8 +39,15 @@ async fn keep(chromium: &Chromium, name: &str) {
     chromium.scheme("light").await.unwrap();
 }
 
-/// No page is wider than the screen: what is wide scrolls by itself.
+/// No page is wider than the screen: what is wide scrolls by itself. And axe-core has nothing against it, in light and
+/// in dark.
 async fn fits(chromium: &Chromium) {
+    let address = chromium.address().await.unwrap();
+    for scheme in ["dark", "light"] {
+        chromium.scheme(scheme).await.unwrap();
+        let problems = chromium.accessibility_problems().await.unwrap().unwrap_or_default();
+        assert!(problems.is_empty(), "{address} ({scheme}): {problems:#?}");
+    }
     chromium.width(390).await.unwrap();
     let wide = chromium
         .script(
@@ -48,7 +55,7 @@ async fn fits(chromium: &Chromium) {
         )
         .await
         .unwrap();
-    assert_eq!(wide, 0, "{}", chromium.address().await.unwrap());
+    assert_eq!(wide, 0, "{address}");
     chromium.width(1280).await.unwrap();
 }
 
@@ -154,6 +161,7 @@ async fn an_operator_acts_and_a_viewer_looks_also_by_keyboard_and_without_a_scri
     let stop = chromium.script("return document.activeElement.textContent").await.unwrap();
     assert_eq!(stop, "Skip to the content");
     keep(&chromium, "dead-letters").await;
+    fits(&chromium).await;
     chromium.click("#letters input[name=id]").await.unwrap();
     chromium.click("button[value=replay]").await.unwrap();
     chromium.until("main", "These are sent again", PATIENCE).await;
@@ -195,6 +203,7 @@ async fn a_cleanup_is_planned_applied_and_undone_from_pages_that_name_what_goes(
 
     log_in(&chromium, &system, &system.api.token, "/console/registry").await;
     keep(&chromium, "registry").await;
+    fits(&chromium).await;
     chromium.click("main form.inline button").await.unwrap();
     // What it names is the function's image, with its digest.
     chromium.until("#items", "deleted-function", PATIENCE).await;
