@@ -166,7 +166,7 @@ build   builder  +500 ms  500 ms        █████  failed, try 2
     fn times_read_as_people_write_them() {
         for (ms, text) in [
             (0.04, "0.0 ms"),
-            (3.14, "3.1 ms"),
+            (3.12, "3.1 ms"),
             (183.4, "183 ms"),
             (42_300.0, "42.3 s"),
             (123_456.0, "123 s"),
