@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Its version.
 const AXE_CORE: &str = "4.14.1";
+/// Ends with the pipe to this process, whatever ended that, and takes along what it has started.
+const DRIVER: &str = r#"chromedriver --port="$0" </dev/null & cat >/dev/null; kill -KILL 0"#;
 /// What WebDriver calls an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -39,17 +41,17 @@ impl Chromium {
         }
         use std::os::unix::process::CommandExt as _;
         let port = free_port();
-        let driver = Command::new("chromedriver")
-            .arg(format!("--port={}", port.number))
-            .stdin(Stdio::null())
+        mecapy_service::install_tls();
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+        let driver = Command::new("sh")
+            .args(["-c", DRIVER, &port.number.to_string()])
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             // With the browsers that it starts, so that all end at once.
             .process_group(0)
             .spawn()
             .context("chromedriver")?;
-        mecapy_service::install_tls();
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         let mut this =
             Self { driver, url: format!("http://127.0.0.1:{}", port.number), http, _port: port };
         eventually("chromedriver answers", PATIENCE, async || {
