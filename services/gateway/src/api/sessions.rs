@@ -18,10 +18,10 @@ use super::{Api, note};
 use crate::auth::hash;
 use crate::{Caller, Error, Options, Tokens, metric_definitions as metrics};
 
-/// Wrong tokens from one address within [`WINDOW`]; then it must wait.
+/// Wrong tokens from one address within [`WINDOW`]; then it is told to wait.
 const MAX_WRONG: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses that are remembered at once; while they are as many, nobody new is let try.
+/// Addresses that are remembered at once; while they are as many, a wrong token from a new one is one too many.
 const MAX_ADDRESSES: usize = 10_000;
 
 /// Who is logged in.
@@ -92,6 +92,21 @@ impl Sessions {
         Self { lasts, has_secure_cookie, attempts: Mutex::default() }
     }
 
+    /// Whoever guesses is slowed, and nobody else who has the same address: a right token is never asked to wait.
+    fn wrong(&self, from: IpAddr) -> LogIn {
+        let now = Instant::now();
+        let mut attempts = self.attempts();
+        if !attempts.may_try(from, now) {
+            metrics::console_log_in("too_many");
+            return LogIn::TooMany;
+        }
+        attempts.wrong(from, now);
+        drop(attempts);
+        metrics::console_log_in("wrong_token");
+        tracing::warn!(client.address = %from, "a log-in to the console with a wrong token");
+        LogIn::WrongToken
+    }
+
     fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,17 +129,8 @@ impl Api {
         from: IpAddr,
     ) -> Result<LogIn, Error> {
         let sessions = &self.0.sessions;
-        if !sessions.attempts().may_try(from, Instant::now()) {
-            metrics::console_log_in("too_many");
-            return Ok(LogIn::TooMany);
-        }
         let token_hash = hash(token);
-        let Some(caller) = tokens.of_hash(&token_hash) else {
-            sessions.attempts().wrong(from, Instant::now());
-            metrics::console_log_in("wrong_token");
-            tracing::warn!(client.address = %from, "a log-in to the console with a wrong token");
-            return Ok(LogIn::WrongToken);
-        };
+        let Some(caller) = tokens.of_hash(&token_hash) else { return Ok(sessions.wrong(from)) };
         let mut secret = Secret([0; 32]);
         getrandom::fill(&mut secret.0)
             .map_err(|error| Error::Internal(error.to_string().into()))?;

@@ -19,8 +19,10 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     let same_origin = HeaderValue::from_static("same-origin");
+    // Without any referrer a browser sends `Origin: null` with our own forms; over plain HTTP it sends nothing else by
+    // which they could be told from another site's.
+    headers.insert(REFERRER_POLICY, same_origin.clone());
     headers.insert(HeaderName::from_static("cross-origin-opener-policy"), same_origin.clone());
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), same_origin);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -164,7 +164,7 @@ pub(super) async fn log_in(
         }
         LogIn::WrongToken => Ok(refused(StatusCode::UNAUTHORIZED, "No token is like this one.")),
         LogIn::TooMany => {
-            let problem = "Too many wrong tokens came from your address: wait for a minute.";
+            let problem = "No token is like this one, and too many wrong ones came from your address: wait for a minute.";
             let mut response = refused(StatusCode::TOO_MANY_REQUESTS, problem);
             response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
             Ok(response)

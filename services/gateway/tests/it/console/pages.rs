@@ -42,7 +42,7 @@ async fn every_page_has_the_strict_headers_and_no_script_or_style_in_it() {
         assert_eq!(page.header("content-security-policy"), POLICY, "{path}");
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
-            ("referrer-policy", "no-referrer"),
+            ("referrer-policy", "same-origin"),
             ("cache-control", "no-store"),
             ("content-type", "text/html; charset=utf-8"),
         ] {
