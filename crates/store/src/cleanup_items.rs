@@ -95,6 +95,45 @@ pub async fn items(pool: &PgPool, run: &str) -> Result<Vec<Item>, Error> {
     .await?)
 }
 
+/// Whose items: those that a run plans, or those that an undo has put back, or tried to.
+#[derive(Debug, Clone, Copy)]
+pub enum Of<'r> {
+    Plan(&'r str),
+    Undo(&'r str),
+}
+
+impl<'r> Of<'r> {
+    const fn parts(self) -> (&'static str, &'r str) {
+        match self {
+            Self::Plan(run) => ("run_id", run),
+            Self::Undo(run) => ("undone_by", run),
+        }
+    }
+}
+
+/// As many of them as there is room for, in the order of the plan.
+pub async fn first(pool: &PgPool, of: Of<'_>, limit: i64) -> Result<Vec<Item>, Error> {
+    let (column, run) = of.parts();
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {ITEM} from cleanup_items where {column} = $1 order by run_id, position limit $2"
+    )))
+    .bind(run)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// How many they are, by policy.
+pub async fn by_policy(pool: &PgPool, of: Of<'_>) -> Result<Vec<(String, i64)>, Error> {
+    let (column, run) = of.parts();
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select policy, count(*) from cleanup_items where {column} = $1 group by policy order by policy"
+    )))
+    .bind(run)
+    .fetch_all(pool)
+    .await?)
+}
+
 /// Whether the run is still this one's, and none of the owners was left where it is.
 pub async fn may_go(pool: &PgPool, item: &Item, fence: i32) -> Result<Option<bool>, Error> {
     Ok(sqlx::query_scalar(

@@ -29,7 +29,7 @@ use tracing::Instrument as _;
 use crate::validate::Rules;
 use crate::{Backlog, Caller, Error, Hub, Options};
 
-pub(crate) use cleanup::{CleanupAction, CleanupRun};
+pub(crate) use cleanup::{CleanupAction, CleanupItems, CleanupRun, why_not_applied};
 pub(crate) use dead_letters::LetterAction;
 pub(crate) use details::{BuildDetails, BuildText, FunctionDetails, TaskDetails};
 pub(crate) use idempotency::IdempotencyKey;

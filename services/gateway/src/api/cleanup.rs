@@ -1,21 +1,32 @@
 //! Runs of the janitor: look at one, ask for a plan, for a cleanup, for an undo. The janitor does it.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use mecapy_bus::Outgoing;
 use mecapy_proto::TaskId;
 use mecapy_proto::v1::CleanupRequested;
-use mecapy_store::cleanup_items::{self, Item, Target};
+use mecapy_store::cleanup_items::{self, Item, Of, Target};
 use mecapy_store::cleanup_runs::{self, Run};
 use serde_json::json;
 
 use super::{Api, note};
 use crate::{Caller, Error};
 
+/// Of what a run is about, as many are named; the report on S3 has all.
+const SHOWN: usize = 1_000;
+/// Plans whose id begins so are asked for here, by the policies of the janitor's configuration, as what deletes is.
+const PLAN_PREFIX: &str = "console-plan";
+/// A plan that is older tells too little of what would go now.
+const PLAN_HOURS: i64 = 1;
+
 /// What an operator asks the janitor for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CleanupAction {
     Plan,
-    /// `although`: more than a run may delete by itself.
+    /// What a plan has named. `although`: it is more than a run may delete by itself.
     Apply {
+        plan: String,
         although: bool,
     },
     /// What a run deleted is put back.
@@ -37,8 +48,8 @@ impl CleanupAction {
         let id = |prefix: &str| format!("{prefix}-{}", TaskId::new());
         let request = CleanupRequested { reason: "manual".to_owned(), ..Default::default() };
         match self {
-            Self::Plan => CleanupRequested { run_id: id("plan"), dry_run: true, ..request },
-            Self::Apply { although } => {
+            Self::Plan => CleanupRequested { run_id: id(PLAN_PREFIX), dry_run: true, ..request },
+            Self::Apply { although, .. } => {
                 CleanupRequested { run_id: id("manual"), confirm: although, ..request }
             }
             Self::Undo { run } => CleanupRequested { run_id: id("undo"), undo: run, ..request },
@@ -46,11 +57,61 @@ impl CleanupAction {
     }
 }
 
-/// A run with what it is about, in the order of the plan.
+/// A run with what it is about.
 #[derive(Debug)]
 pub(crate) struct CleanupRun {
     pub run: Run,
-    pub items: Vec<Item>,
+    pub items: CleanupItems,
+}
+
+/// The first of them in order, and how many all are.
+#[derive(Debug)]
+pub(crate) struct CleanupItems {
+    pub first: Vec<Item>,
+    pub by_policy: Vec<(String, i64)>,
+}
+
+impl CleanupItems {
+    fn of(mut all: Vec<Item>) -> Self {
+        let mut by_policy: BTreeMap<&str, i64> = BTreeMap::new();
+        for item in &all {
+            *by_policy.entry(item.policy.as_str()).or_default() += 1;
+        }
+        let by_policy = by_policy.into_iter().map(|(policy, count)| (policy.to_owned(), count));
+        let by_policy = by_policy.collect();
+        all.truncate(SHOWN);
+        Self { first: all, by_policy }
+    }
+
+    pub(crate) fn total(&self) -> i64 {
+        self.by_policy.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Those that are not among the first.
+    pub(crate) fn more(&self) -> i64 {
+        self.total() - self.first.len() as i64
+    }
+}
+
+/// Why nothing is deleted by this run's plan. None: it may be.
+///
+/// What deletes plans anew, by the policies of the configuration: so the plan has to be one by the same policies, and
+/// of now.
+pub(crate) fn why_not_applied(run: &Run, now: DateTime<Utc>) -> Option<&'static str> {
+    let is_ours = run.id.strip_prefix(PLAN_PREFIX).is_some_and(|rest| rest.starts_with('-'));
+    if run.kind != "cleanup" || !run.dry_run {
+        return Some("it is no plan: make one");
+    }
+    let Some(planned_at) = run.planned_at.filter(|_| run.state == "done") else {
+        return Some("it has not ended, or has failed: wait for it, or make a new plan");
+    };
+    if !is_ours {
+        Some("the plan was not asked for here, and may be by other policies: make a new plan")
+    } else if now - planned_at > TimeDelta::hours(PLAN_HOURS) {
+        Some("the plan is older than an hour: make a new plan")
+    } else {
+        None
+    }
 }
 
 impl Api {
@@ -63,40 +124,55 @@ impl Api {
         caller.must_see_all()?;
         let pool = &self.0.pool;
         let Some(run) = cleanup_runs::get(pool, id).await? else { return Ok(None) };
-        let items = if run.kind == "undo" {
-            cleanup_items::undone(pool, id).await?
-        } else {
-            cleanup_items::items(pool, id).await?
-        };
-        Ok(Some(CleanupRun { run, items }))
+        let of = if run.kind == "undo" { Of::Undo(id) } else { Of::Plan(id) };
+        let first = cleanup_items::first(pool, of, SHOWN as i64).await?;
+        let by_policy = cleanup_items::by_policy(pool, of).await?;
+        Ok(Some(CleanupRun { run, items: CleanupItems { first, by_policy } }))
     }
 
     /// What an undo of this run would put back.
-    pub(crate) async fn undoable(&self, caller: &Caller, run: &str) -> Result<Vec<Item>, Error> {
+    pub(crate) async fn undoable(&self, caller: &Caller, run: &str) -> Result<CleanupItems, Error> {
         caller.must_see_all()?;
-        Ok(cleanup_items::deleted(&self.0.pool, &Target::Run(run)).await?)
+        let all = cleanup_items::deleted(&self.0.pool, &Target::Run(run)).await?;
+        Ok(CleanupItems::of(all))
     }
 
     /// Asks for a run; its id.
     pub(crate) async fn ask_cleanup(
         &self,
         caller: &Caller,
-        action: CleanupAction,
+        mut action: CleanupAction,
     ) -> Result<String, Error> {
         caller.must_operate()?;
-        if let CleanupAction::Undo { run } = &action
-            && cleanup_runs::get(&self.0.pool, run).await?.is_none()
-        {
-            return Err(Error::NotFound("cleanup run with this id".to_owned()));
+        let mut of_plan = String::new();
+        match &mut action {
+            CleanupAction::Plan => {}
+            CleanupAction::Apply { plan, although } => {
+                let run = self.known_run(plan).await?;
+                if let Some(why) = why_not_applied(&run, Utc::now()) {
+                    return Err(Error::field_is("run", format!("nothing is deleted: {why}")));
+                }
+                // Nobody has confirmed what the plan has not said.
+                *although &= !run.stopped.is_empty();
+                of_plan = run.id;
+            }
+            CleanupAction::Undo { run } => {
+                self.known_run(run).await?;
+            }
         }
         let name = action.name();
         let request = action.request();
         let id = request.run_id.clone();
         let mut transaction = self.begin().await?;
-        let detail = json!({ "confirm": request.confirm, "undo": request.undo });
+        let detail = json!({ "confirm": request.confirm, "undo": request.undo, "plan": of_plan });
         note(&mut transaction, caller, name, &id, detail).await?;
         self.commit(transaction, Outgoing::event(&request)).await?;
         tracing::info!(run.id = id, owner = %caller.owner, "{name}: run {id} is asked for");
         Ok(id)
+    }
+
+    async fn known_run(&self, id: &str) -> Result<Run, Error> {
+        let run = cleanup_runs::get(&self.0.pool, id).await?;
+        run.ok_or_else(|| Error::NotFound("cleanup run with this id".to_owned()))
     }
 }

@@ -1,11 +1,9 @@
 //! How full the registry is, and its cleanup: plan, apply, undo. What goes is named before it goes.
 
-use std::collections::BTreeMap;
-
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Redirect};
+use chrono::Utc;
 use maud::{Markup, html};
-use mecapy_store::cleanup_items::Item;
 use mecapy_store::cleanup_runs::Run;
 
 use super::layout::{self, Frame, Section};
@@ -15,11 +13,8 @@ use super::plot;
 use super::problem::Answer;
 use super::session::Act;
 use super::text;
-use crate::api::{CleanupAction, CleanupRun, Session};
+use crate::api::{CleanupAction, CleanupItems, CleanupRun, Session, why_not_applied};
 use crate::{Error, Gateway};
-
-/// Of a plan, as many stand in a page; the report on S3 has all.
-const SHOWN: usize = 1_000;
 
 pub(super) async fn page(State(gateway): State<Gateway>, session: Session) -> Answer {
     let storage = gateway.api.storage(&session.caller).await?;
@@ -98,18 +93,21 @@ fn what_next(session: &Session, found: &CleanupRun) -> Markup {
     let may = session.caller.must_operate().is_ok() && run.state == "done";
     let here = format!("/console/registry/runs/{}", address(&run.id));
     html! {
-        @if may && run.kind == "cleanup" && run.dry_run && !found.items.is_empty() {
-            p { a.button href={ (here) "/apply" } { "Delete what it names…" } }
+        @if may && run.kind == "cleanup" && run.dry_run && found.items.total() > 0 {
+            @match why_not_applied(run, Utc::now()) {
+                None => p { a.button href={ (here) "/apply" } { "Delete what it names…" } },
+                Some(why) => p.quiet { "It can't be applied: " (why) "." },
+            }
         }
-        @if may && run.kind == "cleanup" && !run.dry_run && !found.items.is_empty() {
+        @if may && run.kind == "cleanup" && !run.dry_run && found.items.total() > 0 {
             p { a.button href={ (here) "/undo" } { "Put back what it deleted…" } }
         }
     }
 }
 
-fn items(items: &[Item]) -> Markup {
+fn items(items: &CleanupItems) -> Markup {
     let rows = html! {
-        @for item in items.iter().take(SHOWN) {
+        @for item in &items.first {
             tr {
                 th scope="row" { (text::line(&item.repository)) " " code { (short(&item.digest)) } }
                 td { (text::line(&item.tags.join(" "))) @if let Some(to) = &item.moved_to { " to " code { (short(to)) } } }
@@ -119,30 +117,26 @@ fn items(items: &[Item]) -> Markup {
                 td { (text::line(&item.reason)) }
             }
         }
-        @if items.is_empty() { (empty(6, "There is nothing to delete.")) }
+        @if items.first.is_empty() { (empty(6, "There is nothing to delete.")) }
     };
     let headers = ["Image", "Tags", "What", "State", "Policy and rule", "Why"];
     html! {
         (table("items", "What goes, in order", &headers, &rows))
-        @if items.len() > SHOWN { p.quiet { "The first " (SHOWN) " of " (items.len()) "." } }
+        @if items.more() > 0 { p.quiet { "The first " (items.first.len()) " of " (items.total()) "." } }
     }
 }
 
 /// What goes, in numbers: by policy, with the images' names.
-fn named(items: &[Item]) -> Markup {
-    let mut by_policy: BTreeMap<&str, usize> = BTreeMap::new();
-    for item in items {
-        *by_policy.entry(item.policy.as_str()).or_default() += 1;
-    }
+fn named(items: &CleanupItems) -> Markup {
     html! {
-        ul { @for (policy, count) in &by_policy { li { (text::line(policy)) ": " (count) } } }
-        details open[items.len() <= 20] {
-            summary { "All " (items.len()) " by name" }
+        ul { @for (policy, count) in &items.by_policy { li { (text::line(policy)) ": " (count) } } }
+        details open[items.total() <= 20] {
+            summary { "All " (items.total()) " by name" }
             ul.names {
-                @for item in items.iter().take(SHOWN) {
+                @for item in &items.first {
                     li { (text::line(&item.action.replace('_', " "))) " " code { (text::line(&item.repository)) "@" (short(&item.digest)) } " " (text::line(&item.tags.join(" "))) ": " (text::line(&item.reason)) }
                 }
-                @if items.len() > SHOWN { li { "and " (items.len() - SHOWN) " more" } }
+                @if items.more() > 0 { li { "and " (items.more()) " more" } }
             }
         }
     }
@@ -159,19 +153,25 @@ pub(super) async fn ask_apply(
     let run = &found.run;
     let content = html! {
         p {
-            "The plan of " (maybe_time(run.planned_at)) " names " strong { (found.items.len()) " things" } " of "
-            (bytes(run.planned_bytes)) ". The janitor plans once more when it deletes: what is needed by then stays. "
-            "What goes can be put back for 30 days."
+            "The plan of " (maybe_time(run.planned_at)) " names " strong { (found.items.total()) " things" } " of "
+            (bytes(run.planned_bytes)) ". The janitor plans once more when it deletes: what is needed by then stays, and "
+            "what has become due since goes as well. What goes can be put back for 30 days."
         }
         (named(&found.items))
-        form method="post" action="/console/registry/apply" {
-            (csrf(&session))
-            @if !run.stopped.is_empty() {
-                p.warn { (text::block(&run.stopped)) }
-                label { input type="checkbox" name="although" value="yes" required; " Delete it although it is that much" }
+        @if let Some(why) = why_not_applied(run, Utc::now()) {
+            p.warn { "It can't be applied: " (why) "." }
+            p { a href={ "/console/registry/runs/" (address(&run.id)) } { "Leave it" } }
+        } @else {
+            form method="post" action="/console/registry/apply" {
+                (csrf(&session))
+                input type="hidden" name="run" value=(run.id);
+                @if !run.stopped.is_empty() {
+                    p.warn { (text::block(&run.stopped)) }
+                    label { input type="checkbox" name="although" value="yes" required; " Delete it although it is that much" }
+                }
+                button.danger type="submit" { "Delete it" }
+                " " a href={ "/console/registry/runs/" (address(&run.id)) } { "Leave it" }
             }
-            button.danger type="submit" { "Delete it" }
-            " " a href={ "/console/registry/runs/" (address(&run.id)) } { "Leave it" }
         }
     };
     let frame =
@@ -187,10 +187,10 @@ pub(super) async fn ask_undo(
     session.caller.must_operate()?;
     let items = gateway.api.undoable(&session.caller, &id).await?;
     let content = html! {
-        @if items.is_empty() {
+        @if items.first.is_empty() {
             p { "There is nothing of it that could be put back." }
         } @else {
-            p { "This puts back " strong { (items.len()) " things" } " that the run deleted, as far as their blobs are still there." }
+            p { "This puts back " strong { (items.total()) " things" } " that the run deleted, as far as their blobs are still there." }
             (named(&items))
             form method="post" action="/console/registry/undo" {
                 (csrf(&session))
@@ -210,8 +210,9 @@ pub(super) async fn plan(State(gateway): State<Gateway>, act: Act) -> Answer {
 }
 
 pub(super) async fn apply(State(gateway): State<Gateway>, act: Act) -> Answer {
+    let plan = act.form.get("run").to_owned();
     let although = act.form.get("although") == "yes";
-    ask(&gateway, &act, CleanupAction::Apply { although }).await
+    ask(&gateway, &act, CleanupAction::Apply { plan, although }).await
 }
 
 pub(super) async fn undo(State(gateway): State<Gateway>, act: Act) -> Answer {

@@ -39,6 +39,7 @@ async fn a_plan_is_asked_for_shown_and_its_names_are_told_before_they_go() {
     let id = place.strip_prefix("/console/registry/runs/").unwrap().to_owned();
     let sent = door.published::<CleanupRequested>("OPS", 1).await;
     assert_eq!((sent[0].0.run_id.as_str(), sent[0].0.dry_run), (id.as_str(), true));
+    assert!(id.starts_with("console-plan-"), "{id}");
     let waiting = ops.see(&place).await;
     assert!(
         waiting.has("No janitor has begun it yet") && waiting.has("data-live"),
@@ -46,24 +47,7 @@ async fn a_plan_is_asked_for_shown_and_its_names_are_told_before_they_go() {
         waiting.text
     );
 
-    // What the janitor writes.
-    sqlx::query(
-        "insert into cleanup_runs (id, kind, state, dry_run, confirmed, reason, planned_images, planned_bytes, stopped, planned_at, ended_at)
-         values ($1, 'cleanup', 'done', true, false, 'manual', 1, 5000000, 'it is 60 % of all', now(), now())",
-    )
-    .bind(&id)
-    .execute(&door.pool)
-    .await
-    .unwrap();
-    sqlx::query(
-        "insert into cleanup_items (run_id, position, depth, repository, digest, action, tags, policy, rule, reason)
-         values ($1, 0, 0, 'mecapy/functions/user-acme-func-1', 'sha256:0123456789abcdef', 'delete', array['v1-x'],
-             'functions', 'unused', 'not used for 91 days')",
-    )
-    .bind(&id)
-    .execute(&door.pool)
-    .await
-    .unwrap();
+    planned(&door, &id, "it is 60 % of all", 1).await;
     let planned = ops.see(&place).await;
     for text in
         ["not used for 91 days", "functions / unused", "Delete what it names", "It stopped itself"]
@@ -80,7 +64,9 @@ async fn a_plan_is_asked_for_shown_and_its_names_are_told_before_they_go() {
     ] {
         assert!(confirm.has(text), "{text} in {}", confirm.text);
     }
-    let applied = ops.post("/console/registry/apply", &[("although", "yes")]).await;
+    assert_eq!(confirm.field("run"), id);
+    let fields = [("run", id.as_str()), ("although", "yes")];
+    let applied = ops.post("/console/registry/apply", &fields).await;
     assert!(
         applied.header("location").starts_with("/console/registry/runs/manual-"),
         "{}",
@@ -88,6 +74,88 @@ async fn a_plan_is_asked_for_shown_and_its_names_are_told_before_they_go() {
     );
     let sent = door.published::<CleanupRequested>("OPS", 2).await;
     assert_eq!((sent[1].0.dry_run, sent[1].0.confirm), (false, true));
+    let plan: String =
+        sqlx::query_scalar("select detail->>'plan' from audit where action = 'apply-cleanup'")
+            .fetch_one(&door.pool)
+            .await
+            .unwrap();
+    assert_eq!(plan, id);
+}
+
+/// A plan as the janitor leaves it, of so many images.
+async fn planned(door: &Door, id: &str, stopped: &str, images: i32) {
+    sqlx::query(
+        "insert into cleanup_runs (id, kind, state, dry_run, confirmed, reason, planned_images, planned_bytes, stopped, planned_at, ended_at)
+         values ($1, 'cleanup', 'done', true, false, 'manual', $3, 5000000, $2, now(), now())",
+    )
+    .bind(id)
+    .bind(stopped)
+    .bind(images)
+    .execute(&door.pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into cleanup_items (run_id, position, depth, repository, digest, action, tags, policy, rule, reason)
+         select $1, n, 0, 'mecapy/functions/user-acme-func-1', 'sha256:0123456789abcdef' || n, 'delete', array['v1-x'],
+             case when n % 2 = 0 then 'functions' else 'staging' end, 'unused', 'not used for 91 days'
+         from generate_series(0, $2 - 1) n",
+    )
+    .bind(id)
+    .bind(images)
+    .execute(&door.pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn only_a_plan_of_now_that_was_asked_for_here_is_applied() {
+    let door = Door::open().await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    let apply = async |id: &str| {
+        let fields = [("run", id), ("although", "yes")];
+        ops.post("/console/registry/apply", &fields).await
+    };
+    // By policies that nobody here knows, too old, no plan, not at its end, none at all.
+    for id in ["plan-1", "console-plan-old", "console-plan-applied", "console-plan-failed"] {
+        planned(&door, id, "", 1).await;
+    }
+    for sql in [
+        "update cleanup_runs set planned_at = now() - interval '61 min' where id = 'console-plan-old'",
+        "update cleanup_runs set dry_run = false where id = 'console-plan-applied'",
+        "update cleanup_runs set state = 'failed' where id = 'console-plan-failed'",
+    ] {
+        insert(&door, sql).await;
+    }
+    for id in ["plan-1", "console-plan-old", "console-plan-applied", "console-plan-failed"] {
+        let refused = apply(id).await;
+        assert_eq!(refused.status, 422, "{id}: {}", refused.text);
+        let place = format!("/console/registry/runs/{id}");
+        assert!(!ops.see(&place).await.has("Delete what it names"), "{id}");
+        let page = ops.see(&format!("{place}/apply")).await;
+        assert!(page.has("It can't be applied") && !page.has("Delete it"), "{id}: {}", page.text);
+    }
+    assert_eq!(apply("none").await.status, 404);
+    assert_eq!(apply("").await.status, 404);
+
+    // The first that is sent. What the plan has not said is not confirmed either.
+    planned(&door, "console-plan-1", "", 1).await;
+    assert_eq!(apply("console-plan-1").await.status, 303);
+    let sent = door.published::<CleanupRequested>("OPS", 1).await;
+    assert_eq!((sent[0].0.dry_run, sent[0].0.confirm), (false, false));
+}
+
+#[tokio::test]
+async fn of_a_large_plan_a_thousand_are_named_and_all_are_counted() {
+    let door = Door::open().await;
+    planned(&door, "console-plan-1", "", 1_201).await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    let page = ops.see("/console/registry/runs/console-plan-1").await;
+    assert!(page.has("The first 1000 of 1201."));
+    assert_eq!(page.text.matches("not used for 91 days").count(), 1_000);
+    let confirm = ops.see("/console/registry/runs/console-plan-1/apply").await;
+    for text in ["1201 things", "functions: 601", "staging: 600", "and 201 more"] {
+        assert!(confirm.has(text), "{text}");
+    }
 }
 
 #[tokio::test]
