@@ -130,7 +130,7 @@ pub async fn list(bus: &Bus, after: u64, limit: usize) -> Result<Vec<DeadLetter>
         .create_consumer_on_stream(
             consumer::pull::OrderedConfig {
                 deliver_policy: consumer::DeliverPolicy::ByStartSequence {
-                    start_sequence: after + 1,
+                    start_sequence: after.saturating_add(1),
                 },
                 ..Default::default()
             },

@@ -35,6 +35,8 @@ async fn a_dead_letter_is_read_replayed_and_noted() {
     let door = Door::open().await;
     let ops = Browser::logged_in(&door, OPS).await;
     assert!(ops.see("/console/dead-letters").await.has("There are none."));
+    let after_all = format!("/console/dead-letters?page_token={}", u64::MAX);
+    assert!(ops.see(&after_all).await.has("There are none."));
     let (build, body) = request();
     let id = bury(&door, BuildRequested::SUBJECT, "<b>why</b> it failed", body).await;
     let list = ops.see("/console/dead-letters").await;
