@@ -49,8 +49,10 @@ create table webhook_deliveries (
     unique (webhook_id, event_id)
 );
 
-create index webhook_deliveries_due on webhook_deliveries (next_attempt_at) where state = 'pending';
+create index webhook_deliveries_due on webhook_deliveries (webhook_id, next_attempt_at) where state = 'pending';
 create index webhook_deliveries_page on webhook_deliveries (webhook_id, id);
+-- Few, among all that were delivered.
+create index webhook_deliveries_undelivered on webhook_deliveries (webhook_id, id) where state <> 'delivered';
 create index webhook_deliveries_letters on webhook_deliveries (id) where letter_due;
 create index webhook_deliveries_ended on webhook_deliveries (ended_at) where ended_at is not null;
 

@@ -3,12 +3,15 @@
 //! A try is claimed by a lease and counted; what became of it is written only while it is the newest. A claim that was
 //! never answered for (its process died) is another's once the lease is over.
 
+mod claim;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mecapy_service::Secret;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
+
+pub use claim::{Claim, Claimed, claim};
 
 use crate::{Error, webhooks};
 
@@ -110,101 +113,6 @@ pub async fn insert(
     .await?)
 }
 
-/// A try that is ours to make.
-#[derive(Debug, Clone)]
-pub struct Claimed {
-    pub id: Uuid,
-    pub webhook_id: Uuid,
-    pub url: String,
-    pub body: String,
-    pub event_type: String,
-    /// The one to sign with, and where it is still valid, the one before.
-    pub secrets: Vec<Secret>,
-    pub attempt: i32,
-    /// Of this day.
-    pub round_attempt: i32,
-    pub give_up_at: DateTime<Utc>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Claim<'a> {
-    pub most: u32,
-    /// Tries that a webhook may have at once in this process, and how many it has.
-    pub per_webhook: u32,
-    pub under_way: &'a [(Uuid, u32)],
-    pub lease: Duration,
-}
-
-/// Takes what is due, the longest due first, but of one webhook only as much as it may have at once: a receiver that is
-/// slow holds up nobody else.
-pub async fn claim(pool: &PgPool, claim: Claim<'_>) -> Result<Vec<Claimed>, Error> {
-    let (busy, numbers): (Vec<Uuid>, Vec<i32>) = claim
-        .under_way
-        .iter()
-        .map(|(id, number)| (*id, i32::try_from(*number).unwrap_or(i32::MAX)))
-        .unzip();
-    type Row =
-        (Uuid, Uuid, String, String, String, String, Option<String>, i32, i32, DateTime<Utc>);
-    let rows: Vec<Row> = sqlx::query_as(
-        "with busy as (
-             select * from unnest($1::uuid[], $2::int[]) as busy (webhook_id, number)
-         ), due as (
-             select d.id, d.webhook_id, d.next_attempt_at from webhook_deliveries d
-             where d.state = 'pending' and d.next_attempt_at <= now()
-                 and (d.leased_until is null or d.leased_until < now())
-                 and not exists (select from busy where busy.webhook_id = d.webhook_id and busy.number >= $3::bigint)
-             order by d.next_attempt_at limit $4::bigint * 4
-             for update skip locked
-         ), placed as (
-             select due.id, row_number() over (partition by due.webhook_id order by due.next_attempt_at)
-                 + coalesce(busy.number, 0) as place
-             from due left join busy using (webhook_id)
-         ), taken as (
-             select id from placed where place <= $3::bigint order by place limit $4::bigint
-         )
-         update webhook_deliveries d
-         set leased_until = now() + make_interval(secs => $5), attempt = d.attempt + 1,
-             round_attempt = d.round_attempt + 1
-         from taken, webhooks w where d.id = taken.id and w.id = d.webhook_id
-         returning d.id, d.webhook_id, w.url, d.body, d.event_type, w.secret,
-             case when w.previous_until > now() then w.previous_secret end, d.attempt, d.round_attempt, d.give_up_at",
-    )
-    .bind(busy)
-    .bind(numbers)
-    .bind(i64::from(claim.per_webhook))
-    .bind(i64::from(claim.most))
-    .bind(claim.lease.as_secs_f64())
-    .fetch_all(pool)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(
-            |(
-                id,
-                webhook_id,
-                url,
-                body,
-                event_type,
-                secret,
-                previous,
-                attempt,
-                round_attempt,
-                give_up_at,
-            )| Claimed {
-                id,
-                webhook_id,
-                url,
-                body,
-                event_type,
-                secrets: std::iter::once(secret).chain(previous).map(Secret::new).collect(),
-                attempt,
-                round_attempt,
-                give_up_at,
-            },
-        )
-        .collect())
-}
-
 /// What a try means for its delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -234,6 +142,16 @@ pub async fn record(
         Verdict::Gone => (DeliveryState::Dead, None, false),
     };
     let mut transaction = pool.begin().await?;
+    if *verdict == Verdict::Gone {
+        // Before its delivery: of two that end so at once, each would hold what the other gives up.
+        sqlx::query(
+            "select 1 from webhooks where id = (select webhook_id from webhook_deliveries where id = $1)
+             for no key update",
+        )
+        .bind(id)
+        .execute(&mut *transaction)
+        .await?;
+    }
     let webhook: Option<Uuid> = sqlx::query_scalar(
         "with ended as (
              update webhook_deliveries
@@ -335,13 +253,15 @@ pub async fn list(
     before: Option<Uuid>,
     limit: u32,
 ) -> Result<Vec<Delivery>, Error> {
+    // As text of the query: only so does an index of some states serve it.
+    let of_state =
+        state.map(|state| format!("and state = '{}'", state.as_str())).unwrap_or_default();
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "select {COLUMNS} from webhook_deliveries
-         where webhook_id = $1 and id < $2 and ($3::text is null or state = $3) order by id desc limit $4"
+         where webhook_id = $1 and id < $2 {of_state} order by id desc limit $3"
     )))
     .bind(webhook)
     .bind(before.unwrap_or(Uuid::max()))
-    .bind(state.map(DeliveryState::as_str))
     .bind(i64::from(limit))
     .fetch_all(pool)
     .await?)

@@ -189,6 +189,16 @@ pub async fn complete(
     Ok(done.rows_affected() == 1)
 }
 
+/// Whether no worker has taken it yet. Locked, so that none does as long as the transaction lives.
+pub async fn is_queued(conn: &mut PgConnection, id: TaskId) -> Result<bool, Error> {
+    let state: Option<String> =
+        sqlx::query_scalar("select state from tasks where id = $1 for no key update")
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await?;
+    Ok(state.map(TaskState::try_from).transpose()? == Some(TaskState::Queued))
+}
+
 /// Asks for a task's end. A queued one is cancelled at once; a running one by its worker.
 /// The state after it; none if there is no such task.
 pub async fn cancel(conn: &mut PgConnection, id: TaskId) -> Result<Option<TaskState>, Error> {

@@ -185,7 +185,7 @@ pub async fn disable(conn: &mut PgConnection, id: Uuid, reason: &str) -> Result<
 pub struct Interest {
     pub owner: String,
     pub function_name: String,
-    /// When the build or task ended; else now.
+    /// When the build or task ended, or the build was revoked; else now.
     pub at: DateTime<Utc>,
     pub webhooks: Vec<Uuid>,
 }
@@ -198,10 +198,13 @@ pub async fn interest(
     id: Option<Uuid>,
 ) -> Result<Option<Interest>, Error> {
     let rows: Vec<(String, String, DateTime<Utc>, Uuid)> = sqlx::query_as(
-        "select f.owner, f.name, coalesce(b.ended_at, t.ended_at, now()), w.id
+        "select f.owner, f.name,
+             case when $2 = 'revoked' then coalesce(s.revoked_at, now()) else coalesce(b.ended_at, t.ended_at, now()) end,
+             w.id
          from functions f
          join webhooks w on w.owner = f.owner and w.enabled and (w.function_id is null or w.function_id = f.id)
          left join builds b on b.id = $3
+         left join scans s on s.build_id = b.id
          left join tasks t on t.id = $3
          where f.id = $1 and $2 = any(w.events)
          order by w.id",

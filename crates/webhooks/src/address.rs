@@ -50,18 +50,17 @@ pub fn check(address: IpAddr, options: Options) -> Result<(), Reason> {
     }
 }
 
-/// Azure's own address on every virtual machine: public by its number alone.
-const AZURE_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
-
 fn of_v4(address: Ipv4Addr) -> Option<Reason> {
     Some(match address.octets() {
+        [169, 254, ..] => Reason::LinkLocal,
+        // What clouds answer at on every machine of theirs, elsewhere than link-local: Alibaba's metadata, and Azure's
+        // host. Before the ranges that they are in.
+        [100, 100, 100, 200] | [168, 63, 129, 16] => Reason::LinkLocal,
         [127, ..] => Reason::Loopback,
         [10, ..] | [192, 168, ..] => Reason::Private,
         [172, 16..=31, ..] => Reason::Private,
-        // Behind carriers, and in overlay networks: RFC 6598. Alibaba's metadata is there too.
+        // Behind carriers, and in overlay networks: RFC 6598.
         [100, 64..=127, ..] => Reason::Private,
-        [169, 254, ..] => Reason::LinkLocal,
-        _ if address == AZURE_HOST => Reason::LinkLocal,
         [224..=239, ..] => Reason::Multicast,
         // This network; the system takes 0.0.0.0 for loopback.
         [0, ..] => Reason::NotAHost,
@@ -90,6 +89,10 @@ fn of_v6(address: Ipv6Addr) -> Option<Reason> {
         [0, 0, 0, 0, 0, 0, 0, 1] => Reason::Loopback,
         // NAT64: where the network has no IPv4, its resolver writes all of IPv4 like this.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => return of_v4(embedded(high, low)),
+        // The metadata of AWS and of Google, in private networks by their numbers.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => {
+            Reason::LinkLocal
+        }
         [0xfc00..=0xfdff, ..] => Reason::Private,
         [0xfe80..=0xfebf, ..] => Reason::LinkLocal,
         // Site-local: deprecated, and private where it is still in use.
@@ -131,6 +134,8 @@ mod tests {
             ("0.0.0.0", "0.255.255.255", Reason::NotAHost),
             ("10.0.0.0", "10.255.255.255", Reason::Private),
             ("100.64.0.0", "100.127.255.255", Reason::Private),
+            ("100.100.100.199", "100.100.100.201", Reason::Private),
+            ("100.100.100.200", "100.100.100.200", Reason::LinkLocal),
             ("127.0.0.0", "127.255.255.255", Reason::Loopback),
             ("169.254.0.0", "169.254.255.255", Reason::LinkLocal),
             ("169.254.169.254", "169.254.169.254", Reason::LinkLocal),
@@ -160,7 +165,9 @@ mod tests {
             ("3fff::", "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff", Reason::NotAHost),
             ("5f00::", "5f00:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Reason::NotAHost),
             ("fc00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Reason::Private),
-            ("fd00:ec2::254", "fd00:ec2::254", Reason::Private),
+            ("fd00:ec2::254", "fd00:ec2::254", Reason::LinkLocal),
+            ("fd20:ce::254", "fd20:ce::254", Reason::LinkLocal),
+            ("fd00:ec2::253", "fd20:ce::255", Reason::Private),
             ("fe80::", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Reason::LinkLocal),
             ("ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Reason::Multicast),
         ] {
@@ -207,7 +214,14 @@ mod tests {
             ("10.1.2.3", true),
             ("::1", true),
             ("fd00::1", true),
+            ("100.64.0.1", true),
             ("169.254.169.254", false),
+            ("100.100.100.200", false),
+            ("168.63.129.16", false),
+            ("fd00:ec2::254", false),
+            ("fd20:ce::254", false),
+            ("::ffff:100.100.100.200", false),
+            ("64:ff9b::6464:64c8", false),
             ("fe80::1", false),
             ("0.0.0.0", false),
             ("255.255.255.255", false),

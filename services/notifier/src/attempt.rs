@@ -19,6 +19,8 @@ use crate::schedule::{self, Answer};
 const MAX_ANSWER_BYTES: usize = 4 * 1024;
 /// Shown of one that was not a success.
 const MAX_SHOWN_CHARS: usize = 200;
+/// What the body has after the status, which is the answer already.
+const BODY_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A receiver that is told of many tasks keeps its connection; one that is not, does not.
 const IDLE_LIMIT: Duration = Duration::from_secs(15);
@@ -88,17 +90,18 @@ impl Caller {
 
     /// Bounded in time, whatever the receiver does.
     pub(crate) async fn call(&self, claimed: &Claimed) -> Outcome {
-        let called = match tokio::time::timeout(self.limit, self.send(claimed)).await {
-            Ok(called) => called,
+        let answered = match tokio::time::timeout(self.limit, self.send(claimed)).await {
+            Ok(answered) => answered,
             Err(_) => Err(NoAnswer::TimedOut(self.limit.as_secs())),
         };
-        called.unwrap_or_else(|error| Outcome {
-            answer: Answer::default(),
-            error: Some(error.to_string()),
-        })
+        match answered {
+            Ok(response) => read(response).await,
+            Err(error) => Outcome { answer: Answer::default(), error: Some(error.to_string()) },
+        }
     }
 
-    async fn send(&self, claimed: &Claimed) -> Result<Outcome, NoAnswer> {
+    /// Until the head of the answer is there.
+    async fn send(&self, claimed: &Claimed) -> Result<Response, NoAnswer> {
         // Again: the rules may be stricter than when it was made. This is where addresses in the URL are checked; those
         // of names are checked by the resolver.
         let target = Target::parse(&claimed.url, self.rules)?;
@@ -113,12 +116,11 @@ impl Caller {
             .header("webhook-signature", signature)
             .header(CONTENT_TYPE, cloud_event::MEDIA_TYPE)
             .body(claimed.body.clone());
-        let response = request.send().await.map_err(|error| NoAnswer::Http(innermost(&error)))?;
-        Ok(read(response).await)
+        request.send().await.map_err(|error| NoAnswer::Http(innermost(&error)))
     }
 }
 
-/// The status decides; the rest is read for whoever looks for the reason, and may be missing.
+/// The status decides, and it came in time; the rest is read for whoever looks for the reason, and may be missing.
 async fn read(mut response: Response) -> Outcome {
     let status = response.status();
     let retry_after = response
@@ -127,11 +129,15 @@ async fn read(mut response: Response) -> Outcome {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| schedule::retry_after(value, Utc::now()));
     let mut body = Vec::new();
-    while body.len() < MAX_ANSWER_BYTES
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER_BYTES - body.len())]);
-    }
+    let reading = async {
+        while body.len() < MAX_ANSWER_BYTES
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER_BYTES - body.len())]);
+        }
+    };
+    // Cut off, what came so far is shown.
+    let _ = tokio::time::timeout(BODY_LIMIT, reading).await;
     let error = match status.as_u16() {
         200..=299 => None,
         300..=399 => Some(format!("the receiver answered {status}; redirects are not followed")),

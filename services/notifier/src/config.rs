@@ -27,7 +27,7 @@ pub struct Options {
     pub concurrency: u32,
     /// Of these, for one webhook.
     pub per_webhook: u32,
-    /// What a receiver has for its answer, from the look-up of its name on.
+    /// What a receiver has for the status of its answer, from the look-up of its name on.
     pub timeout_seconds: u64,
     /// Certificates (PEM) that receivers may have besides those that the system trusts.
     pub ca_bundle: Option<PathBuf>,
@@ -35,11 +35,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { concurrency: 16, per_webhook: 4, timeout_seconds: 15, ca_bundle: None }
+        Self { concurrency: 64, per_webhook: 4, timeout_seconds: 15, ca_bundle: None }
     }
 }
 
 impl Options {
+    /// Of these, for all webhooks of one owner: as many as one webhook may have, and a quarter at least.
+    pub(crate) fn per_owner(&self) -> u32 {
+        self.per_webhook.max(self.concurrency / 4)
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds)
     }
@@ -90,11 +95,20 @@ mod tests {
     }
 
     #[test]
+    fn no_owner_has_more_than_a_quarter_unless_one_webhook_may() {
+        let per_owner = |concurrency, per_webhook| {
+            Options { concurrency, per_webhook, ..Options::default() }.per_owner()
+        };
+        assert_eq!(Options::default().per_owner(), 16);
+        assert_eq!((per_owner(8, 4), per_owner(3, 2), per_owner(1, 1)), (4, 2, 1));
+    }
+
+    #[test]
     fn a_limit_that_makes_no_sense_names_its_key() {
         for (text, key) in [
             (problem(|options| options.concurrency = 0), "notifier.concurrency"),
             (problem(|options| options.per_webhook = 0), "notifier.per_webhook"),
-            (problem(|options| options.per_webhook = 17), "notifier.per_webhook"),
+            (problem(|options| options.per_webhook = 65), "notifier.per_webhook"),
             (problem(|options| options.timeout_seconds = 0), "notifier.timeout_seconds"),
             (problem(|options| options.timeout_seconds = 31), "notifier.timeout_seconds"),
             (

@@ -8,7 +8,8 @@
 //! 3. It ends delivered, or given up after a day: then it is a dead letter as well, and nothing is lost.
 //! 4. Only an address that was checked after it was resolved is called, and no other ([`mecapy_webhooks::address`]). No
 //!    redirect is followed, no proxy asked; a try is bounded in time, and what is read of an answer in bytes.
-//! 5. A receiver that is slow or away holds up nobody else.
+//! 5. A receiver that is slow or away holds up nobody else, and an owner with many of them no other owner: each may have
+//!    so many tries at once.
 //!
 //! The way through: an event of the chain → [`Notices`] → a row a webhook that wants it (`crates/store/src/deliveries.rs`)
 //! → [`Sender`] claims it → `attempt.rs`: sign, resolve, check, POST → `schedule.rs` (pure): delivered, again later, or

@@ -87,6 +87,7 @@ impl Sender {
         }
         let claim = Claim {
             most,
+            per_owner: self.0.options.per_owner(),
             per_webhook: self.0.options.per_webhook,
             under_way: &under_way,
             lease: self.0.options.timeout() + LEASE_SLACK,

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use mecapy_bus::Outgoing;
 use mecapy_objects::Key;
 use mecapy_proto::v1::task_dispatch::Inputs;
-use mecapy_proto::{ErrorCode, FunctionId, TaskId, v1};
+use mecapy_proto::{ErrorCode, FunctionId, TaskId, failure, v1};
 use mecapy_store::tasks::{NewTask, Task};
 use mecapy_store::{TaskState, stalled, tasks};
 use serde_json::value::RawValue;
@@ -232,17 +232,27 @@ impl Api {
         caller.must_act()?;
         let task = self.visible_task(caller, id).await?;
         let mut transaction = self.begin().await?;
+        let was_queued = tasks::is_queued(&mut transaction, id).await?;
         let outgoing = match tasks::cancel(&mut transaction, id).await? {
             Some(TaskState::Running) => {
                 Outgoing::event(&v1::TaskCancel { task_id: id.to_string() })
             }
+            // No worker has it, to tell of its end.
+            Some(TaskState::Cancelled) if was_queued => Outgoing::event(&v1::TaskDone {
+                task_id: id.to_string(),
+                function_id: task.function_id,
+                attempt: task.attempt.unsigned_abs(),
+                status: v1::TaskStatus::Cancelled.into(),
+                failure: Some(failure(ErrorCode::TaskCancelled, "cancelled before it started")),
+                ..Default::default()
+            }),
             _ => Outgoing::none(),
         };
         let detail = serde_json::json!({ "function_id": task.function_id });
         note(&mut transaction, caller, "cancel-task", &id.to_string(), detail).await?;
         self.commit(transaction, outgoing).await?;
         tracing::info!(task.id = %id, owner = %caller.owner, "task {id} is to be cancelled");
-        // No event tells of the end of a queued one.
+        // The event of a queued one's end is for others: who waits here knows at once.
         self.0.hub.wake(id.uuid());
         self.task(caller, id, wait, 0).await
     }

@@ -105,11 +105,12 @@ impl Api {
         note(&mut transaction, caller, "create-webhook", &webhook.id.to_string(), detail).await?;
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         tracing::info!(webhook.id = %webhook.id, owner = webhook.owner, "a webhook is made");
-        Ok(view::Webhook::with_secret(webhook, &secret))
+        Ok(view::Webhook::with_secret(webhook, caller, &secret))
     }
 
     pub(crate) async fn webhook(&self, caller: &Caller, id: Uuid) -> Result<view::Webhook, Error> {
-        self.visible_webhook(caller, id).await.map(view::Webhook::of)
+        let webhook = self.visible_webhook(caller, id).await?;
+        Ok(view::Webhook::of(webhook, caller))
     }
 
     /// Those that the caller may see, oldest first, and the token of the next page.
@@ -123,7 +124,7 @@ impl Api {
         let rows =
             webhooks::list(&self.0.pool, caller.scope(), function, after, page.size() + 1).await?;
         let (rows, next) = page.cut(rows, |webhook| webhook.id);
-        Ok((rows.into_iter().map(view::Webhook::of).collect(), next))
+        Ok((rows.into_iter().map(|webhook| view::Webhook::of(webhook, caller)).collect(), next))
     }
 
     /// With all that was delivered to it, and all that waits.
@@ -153,7 +154,7 @@ impl Api {
         note(&mut transaction, caller, "rotate-webhook", &id.to_string(), detail).await?;
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
         rotated
-            .map(|webhook| view::Webhook::with_secret(webhook, &secret))
+            .map(|webhook| view::Webhook::with_secret(webhook, caller, &secret))
             .ok_or_else(|| no_webhook(id))
     }
 
@@ -170,7 +171,7 @@ impl Api {
         let detail = json!({ "owner": webhook.owner });
         note(&mut transaction, caller, "enable-webhook", &id.to_string(), detail).await?;
         transaction.commit().await.map_err(mecapy_store::Error::from)?;
-        enabled.map(view::Webhook::of).ok_or_else(|| no_webhook(id))
+        enabled.map(|webhook| view::Webhook::of(webhook, caller)).ok_or_else(|| no_webhook(id))
     }
 
     /// A message that says nothing but that it arrived; tried once.

@@ -6,7 +6,10 @@ use mecapy_store::deliveries::{self, DeliveryState};
 use mecapy_store::webhooks;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use url::Url;
 use uuid::Uuid;
+
+use crate::Caller;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Webhook {
@@ -14,6 +17,7 @@ pub struct Webhook {
     pub owner: String,
     /// Null: all functions of the owner.
     pub function_id: Option<i64>,
+    /// For who may change nothing, without what follows the host: some keep a key there.
     pub url: String,
     pub description: String,
     pub events: Vec<String>,
@@ -39,12 +43,12 @@ impl std::fmt::Debug for Shown {
 }
 
 impl Webhook {
-    pub(crate) fn of(webhook: webhooks::Webhook) -> Self {
+    pub(crate) fn of(webhook: webhooks::Webhook, caller: &Caller) -> Self {
         Self {
             webhook_id: webhook.id,
             owner: webhook.owner,
             function_id: webhook.function_id,
-            url: webhook.url,
+            url: if caller.must_act().is_ok() { webhook.url } else { host_of(&webhook.url) },
             description: webhook.description,
             events: webhook.events,
             enabled: webhook.enabled,
@@ -55,9 +59,18 @@ impl Webhook {
         }
     }
 
-    pub(crate) fn with_secret(webhook: webhooks::Webhook, secret: &Secret) -> Self {
-        Self { secret: Some(Shown(secret.expose().to_owned())), ..Self::of(webhook) }
+    pub(crate) fn with_secret(
+        webhook: webhooks::Webhook,
+        caller: &Caller,
+        secret: &Secret,
+    ) -> Self {
+        Self { secret: Some(Shown(secret.expose().to_owned())), ..Self::of(webhook, caller) }
     }
+}
+
+fn host_of(url: &str) -> String {
+    let origin = Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+    format!("{origin}/…")
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -137,6 +150,18 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_url_its_host_is_shown_and_nothing_that_may_be_a_key() {
+        for (url, shown) in [
+            ("https://hooks.example.com/services/T0/B0/key", "https://hooks.example.com/…"),
+            ("https://hooks.example.com:8443/?key=k", "https://hooks.example.com:8443/…"),
+            ("http://[2606:4700::1111]/x", "http://[2606:4700::1111]/…"),
+            ("key", "/…"),
+        ] {
+            assert_eq!(host_of(url), shown);
+        }
+    }
 
     #[test]
     fn a_secret_is_in_the_answer_and_in_no_log() {

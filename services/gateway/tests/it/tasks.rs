@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mecapy_objects::Key;
 use mecapy_proto::v1::task_dispatch::Inputs;
-use mecapy_proto::v1::{TaskCancel, TaskDispatch};
+use mecapy_proto::v1::{TaskCancel, TaskDispatch, TaskDone, TaskStatus};
 use mecapy_store::{TaskState, tasks};
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -193,6 +193,10 @@ async fn a_queued_task_is_cancelled_at_once() {
         "asking again changes nothing"
     );
     door.published::<TaskCancel>("PIPELINE", 0).await;
+    let (done, _) = door.published::<TaskDone>("PIPELINE", 1).await.remove(0);
+    assert_eq!((done.task_id.as_str(), done.function_id), (id.to_string().as_str(), function));
+    assert_eq!((done.attempt, done.status()), (0, TaskStatus::Cancelled));
+    assert_eq!(done.failure.unwrap().code, "task-cancelled");
 }
 
 #[tokio::test]
@@ -206,6 +210,8 @@ async fn the_worker_of_a_running_task_is_told_to_end_it() {
     assert!(tasks::get(&door.pool, id).await.unwrap().unwrap().cancel_requested);
     let (event, _) = door.published::<TaskCancel>("PIPELINE", 1).await.remove(0);
     assert_eq!(event.task_id, id.to_string());
+    // Of its end, its worker tells.
+    door.published::<TaskDone>("PIPELINE", 0).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::door::{ACME, Answer, Door, OPS, OTHER, answer};
+use crate::door::{ACME, Answer, Door, OPS, OTHER, VIEWER, answer};
 
 const URL: &str = "https://hooks.example.com/mecapy?key=k";
 const A_DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
@@ -161,12 +161,24 @@ async fn a_webhook_of_another_owner_does_not_exist() {
 }
 
 #[tokio::test]
+async fn who_only_looks_sees_where_a_webhook_leads_and_no_key() {
+    let door = Door::open().await;
+    let webhook = id(&create(&door, json!({ "url": URL })).await);
+    let path = format!("/webhooks/{webhook}");
+    for (token, url) in [(VIEWER, "https://hooks.example.com/…"), (ACME, URL), (OPS, URL)] {
+        assert_eq!(call(&door, token, Method::GET, &path).await.text("/url"), url);
+        let list = call(&door, token, Method::GET, "/webhooks").await;
+        assert_eq!(list.text("/webhooks/0/url"), url);
+    }
+}
+
+#[tokio::test]
 async fn deliveries_are_seen_with_their_tries_and_can_be_sent_again() {
     let door = Door::open().await;
     let webhook = id(&create(&door, json!({ "url": URL })).await);
     let first = message(&door, webhook, "push.done/1").await;
     let second = message(&door, webhook, "push.done/2").await;
-    let claim = Claim { most: 1, per_webhook: 1, under_way: &[], lease: A_DAY };
+    let claim = Claim { most: 1, per_owner: 1, per_webhook: 1, under_way: &[], lease: A_DAY };
     let claimed = deliveries::claim(&door.pool, claim).await.unwrap().remove(0);
     assert_eq!(claimed.id, first);
     let attempt = Attempt {
@@ -185,8 +197,18 @@ async fn deliveries_are_seen_with_their_tries_and_can_be_sent_again() {
     let rest = door.get(&format!("{path}?page_token={}", page.text("/next_page_token"))).await;
     assert_eq!(rest.body["deliveries"][0]["delivery_id"], first.to_string());
     assert_eq!(rest.body["next_page_token"], Value::Null);
-    let dead = door.get(&format!("{path}?status=dead")).await;
-    assert_eq!(dead.body["deliveries"].as_array().unwrap().len(), 1);
+    for (status, expected) in
+        [("dead", vec![first]), ("pending", vec![second]), ("delivered", vec![])]
+    {
+        let some = door.get(&format!("{path}?status={status}")).await;
+        let ids: Vec<&str> = some.body["deliveries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|delivery| delivery["delivery_id"].as_str())
+            .collect();
+        assert_eq!(ids, expected.iter().map(Uuid::to_string).collect::<Vec<_>>(), "{status}");
+    }
     assert_eq!(
         door.get(&format!("{path}?status=x")).await.problem(),
         (422, "invalid-field", "status")
@@ -200,7 +222,7 @@ async fn deliveries_are_seen_with_their_tries_and_can_be_sent_again() {
     let again = door.post(&format!("/deliveries/{first}/resend"), json!({})).await;
     assert_eq!((again.status, again.text("/status")), (202, "pending"));
     assert_eq!(again.header("location"), format!("/deliveries/{first}"));
-    let claim = Claim { most: 9, per_webhook: 9, ..claim };
+    let claim = Claim { most: 9, per_owner: 9, per_webhook: 9, ..claim };
     let due: Vec<Uuid> =
         deliveries::claim(&door.pool, claim).await.unwrap().iter().map(|due| due.id).collect();
     assert!(due.contains(&first), "it is due at once");

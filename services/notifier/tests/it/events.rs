@@ -178,3 +178,46 @@ async fn while_secrets_change_a_receiver_may_know_either() {
     let request = receiver.received(2).await.remove(1);
     assert!(!request.is_signed_with(&old) && request.is_signed_with(new.expose()));
 }
+
+#[tokio::test]
+async fn a_message_has_the_time_of_what_it_tells() {
+    let (world, _notifier) = World::start().await;
+    let receiver = Receiver::start([]).await;
+    told(&world, &receiver).await;
+    let build = BuildId::new();
+    for insert in [
+        "insert into versions (function_id, version, python_version, base_variant, requirements, inputs_sha256)
+         values ($2, 1, '3.11', 'slim', '', $1::uuid::text)",
+        "insert into builds (id, function_id, version, state, ended_at)
+         values ($1, $2, 1, 'ready', '2026-01-02T03:04:05Z')",
+        "insert into scans (build_id, digest, engine, engine_version, database_version, database_partial, verdict,
+             critical, high, medium, low, unknown, findings, report_key, sbom_key, duration_ms, revoked_at)
+         values ($1, 'sha256:' || $2::bigint::text, 'osv', '1', '1', false, 'PASSED', 0, 0, 0, 0, 0, '[]', '', '', 1,
+             '2026-06-07T08:09:10Z')",
+    ] {
+        sqlx::query(insert)
+            .bind(build.uuid())
+            .bind(world.function.get())
+            .execute(&world.pool)
+            .await
+            .unwrap();
+    }
+    let (build_id, function_id) = (build.to_string(), world.function.get());
+    world.publish(&v1::PushDone { build_id: build_id.clone(), ..world.pushed() }).await;
+    world.publish(&v1::ScanRevoked { build_id, function_id, ..Default::default() }).await;
+    let mut times: Vec<(String, String)> = receiver
+        .received(2)
+        .await
+        .iter()
+        .map(|request| {
+            let text = |name: &str| request.json()[name].as_str().unwrap().to_owned();
+            (text("type"), text("time")[..19].to_owned())
+        })
+        .collect();
+    times.sort();
+    let told = |kind: &str, time: &str| (kind.to_owned(), time.to_owned());
+    assert_eq!(
+        times,
+        [told("push.done", "2026-01-02T03:04:05"), told("scan.revoked", "2026-06-07T08:09:10")]
+    );
+}

@@ -6,7 +6,7 @@ use mecapy_bus::{Bus, Outbox, Outgoing, dead_letters, topology};
 use mecapy_notifier::{Config, Options};
 use mecapy_proto::{BuildId, Event, FunctionId, TaskId, v1};
 use mecapy_service::{Context, Health, Secret};
-use mecapy_store::deliveries::{self, Attempt, Delivery, DeliveryState};
+use mecapy_store::deliveries::{self, Attempt, Delivery, DeliveryState, NewDelivery};
 use mecapy_store::webhooks::{NewWebhook, Notice, Webhook};
 use mecapy_store::{PgPool, functions, webhooks};
 use mecapy_testkit::{Infra, eventually, unique};
@@ -111,9 +111,19 @@ impl World {
         function: Option<FunctionId>,
         events: &[Notice],
     ) -> (Webhook, String) {
+        self.webhook_of(&self.owner, url, function, events).await
+    }
+
+    pub async fn webhook_of(
+        &self,
+        owner: &str,
+        url: &str,
+        function: Option<FunctionId>,
+        events: &[Notice],
+    ) -> (Webhook, String) {
         let secret = signature::new_secret().unwrap();
         let new = NewWebhook {
-            owner: self.owner.clone(),
+            owner: owner.to_owned(),
             function,
             url: url.to_owned(),
             description: String::new(),
@@ -123,6 +133,18 @@ impl World {
         let mut conn = self.pool.acquire().await.unwrap();
         let webhook = webhooks::create(&mut conn, &new, 100).await.unwrap().unwrap();
         (webhook, secret.expose().to_owned())
+    }
+
+    /// A message that is due, of no event.
+    pub async fn message(&self, webhook: Uuid, event_id: &str) -> Uuid {
+        let new = NewDelivery {
+            event_id: event_id.to_owned(),
+            event_type: "push.done".to_owned(),
+            body: "{}".to_owned(),
+            lasts: mecapy_notifier::A_DAY,
+        };
+        let mut conn = self.pool.acquire().await.unwrap();
+        deliveries::insert(&mut conn, &[webhook], &new).await.unwrap().remove(0)
     }
 
     pub async fn publish(&self, event: &impl Event) {

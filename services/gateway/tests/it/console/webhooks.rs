@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::browser::Browser;
-use crate::door::{ACME, Door, OTHER};
+use crate::door::{ACME, Door, OTHER, VIEWER};
 
 /// A message to a webhook of acme's.
 pub async fn delivery(door: &Door, url: &str) -> Uuid {
@@ -48,6 +48,12 @@ async fn an_owner_sees_what_was_sent_and_no_secret() {
     for page in [&list, &page, &sent] {
         assert!(!page.has("whsec_"), "{}", page.text);
     }
+    let viewer = Browser::logged_in(&door, VIEWER).await;
+    for path in ["/console/webhooks", &one, &format!("/console/deliveries/{id}")] {
+        let page = viewer.see(path).await;
+        assert!(!page.has("b=%3Cscript%3E") && !page.has("whsec_"), "{path}: {}", page.text);
+    }
+    assert!(viewer.see(&one).await.has("https://hooks.example.com/…"));
     let other = Browser::logged_in(&door, OTHER).await;
     assert!(other.see("/console/webhooks").await.has("There are none."));
     assert_eq!(other.get(&one).await.status, 404);
