@@ -7,6 +7,7 @@
   if (!address || !window.EventSource) return;
 
   const GATHER_MS = 300;
+  const RECONNECT_MS = 5000;
   const MAX_LOG_CHARACTERS = 512 * 1024;
   const state = document.getElementById("live");
   const say = (text) => { if (state) state.textContent = text; };
@@ -96,17 +97,33 @@
     if (follows) log.scrollTop = log.scrollHeight;
   };
 
-  const events = new EventSource(address);
+  let events;
+  let ended = false;
+  let reconnect = 0;
   const stop = () => {
+    ended = true;
+    clearTimeout(reconnect);
     events.close();
     say("ended");
   };
-  events.addEventListener("open", () => say("live"));
-  events.addEventListener("error", () => say("reconnecting"));
-  events.addEventListener("changed", soon);
-  events.addEventListener("log", (event) => append(JSON.parse(event.data)));
-  events.addEventListener("end", () => {
-    stop();
-    soon();
-  });
+  const connect = () => {
+    events = new EventSource(address);
+    events.addEventListener("open", () => say("live"));
+    events.addEventListener("error", () => {
+      if (ended) return;
+      say("reconnecting");
+      // After an answer that is no stream of events a browser doesn't ask again: we do, as the gateway may be back. And
+      // we look again: where the session has ended, that leads to the log-in.
+      if (events.readyState !== EventSource.CLOSED) return;
+      clearTimeout(reconnect);
+      reconnect = setTimeout(() => { connect(); soon(); }, RECONNECT_MS);
+    });
+    events.addEventListener("changed", soon);
+    events.addEventListener("log", (event) => append(JSON.parse(event.data)));
+    events.addEventListener("end", () => {
+      stop();
+      soon();
+    });
+  };
+  connect();
 })();
