@@ -171,7 +171,7 @@ impl<H> Consumer<H> {
         }
         // The pull was for more messages than there are slots now.
         if took_an_offer {
-            hand_back_the_rest(messages, consumer.clone()).await;
+            work.running.spawn(hand_back_until_it_ends(messages));
         }
         Ok(())
     }
@@ -230,6 +230,23 @@ async fn next_offer(offers: &mut Option<Offers>) -> Offer {
     match offers {
         Some(offers) => offers.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What a pull still brings until the server has ended it: there is no slot for it here. It is read to its end, since
+/// what the server sends before it knows that nobody reads any more would come to another replica late.
+async fn hand_back_until_it_ends(mut messages: Batch) {
+    let ends = tokio::time::sleep(PULL_EXPIRES + PULL_SLACK);
+    tokio::pin!(ends);
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = &mut ends => return,
+        };
+        let Some(Ok(message)) = message else { return };
+        if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+            tracing::debug!(%error, "a message that came too late was not handed back");
+        }
     }
 }
 

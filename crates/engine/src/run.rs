@@ -76,8 +76,8 @@ pub struct ReadOnlyFile {
 }
 
 /// Files of the engine's host by which a container knows `localhost`, for which the engine sets up no network at all.
-/// The runtime gives it a network namespace with the loopback interface and nothing else either way; but the engine's
-/// part is half of the time that a start takes, and these two files would come with it.
+/// runc and crun give it a network namespace with the loopback interface and nothing else either way, others may not; but
+/// the engine's part is half of the time that a start takes, and these two files would come with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameFiles {
     /// `/etc/hosts`

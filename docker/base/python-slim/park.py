@@ -58,7 +58,14 @@ def leave_standing(ahead):
     the kernel takes back at once. Exit handlers have been called by then. What only the end itself would still do
     for the function is to write what stands in the buffer of a file that it left open: with one, all ends as ever.
     """
-    if has_open_files():
+    if not ahead:
+        return
+    try:
+        ends_as_ever = has_open_files()
+    except OSError:
+        # Out of descriptors, for one.
+        ends_as_ever = True
+    if ends_as_ever:
         gc.unfreeze()
         return
     for name, module in ahead.items():

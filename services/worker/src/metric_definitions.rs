@@ -76,7 +76,7 @@ fn describe_tasks() {
     describe_counter!(
         "mecapy_tasks_offered_total",
         Unit::Count,
-        "Tasks of a function that is at home on another worker: taken by that one, or refused, since it had no free slot"
+        "Tasks of a function that is at home on another worker: taken by that one, or refused: it had no free slot, or did not answer"
     );
     describe_gauge!("mecapy_worker_slots", Unit::Count, "Tasks that this worker runs at once");
     describe_gauge!("mecapy_worker_slots_in_use", Unit::Count, "Tasks that are in hand now");
@@ -174,7 +174,7 @@ pub(crate) fn slots_in_use(change: f64) {
     gauge!("mecapy_worker_slots_in_use").increment(change);
 }
 
-/// Tasks of a function that is at home on another worker: taken by that one, or refused, since it had no free slot.
+/// Tasks of a function that is at home on another worker: taken by that one, or refused: it had no free slot, or did not answer.
 pub(crate) fn offered(outcome: &'static str) {
     offers(outcome).increment(1);
 }

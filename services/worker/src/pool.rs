@@ -23,6 +23,7 @@ use crate::code_place::{self, CodePlace};
 use crate::config::Options;
 use crate::execution::WORKER_LABEL;
 use crate::images::Held;
+use crate::metric_definitions as metrics;
 use crate::shelf::Shelf;
 use crate::slot::{Name, Names, Slot};
 
@@ -111,7 +112,13 @@ impl Pool {
     /// The files by which containers do without the engine's network, once one has shown that the engine sees the folder.
     pub(crate) fn name_files(&self) -> Option<NameFiles> {
         let root = self.0.root.as_deref().filter(|_| self.is_on())?;
-        self.0.is_seen.load(Ordering::Relaxed).then(|| code_place::name_files(root))
+        let names = code_place::name_files(root);
+        // Somebody may have emptied the folder since.
+        let are_here = || names.hosts.is_file() && names.resolv_conf.is_file();
+        (self.0.is_seen.load(Ordering::Relaxed)
+            && brings_loopback_up(&self.0.options)
+            && are_here())
+        .then_some(names)
     }
 
     /// What waits, by dependencies.
@@ -194,6 +201,7 @@ impl Pool {
             );
         }
         self.shelves().clear();
+        metrics::parked(0, 0, 0);
         self.look_again();
     }
 
@@ -222,7 +230,7 @@ impl Pool {
             limits: self.0.options.limits(0),
             runtime: self.0.options.runtime.clone(),
             file: Some(ReadOnlyFile { host: place.path(), container: CODE_PATH.to_owned() }),
-            names: Some(code_place::name_files(root)),
+            names: brings_loopback_up(&self.0.options).then(|| code_place::name_files(root)),
             ..RunRequest::default()
         };
         let parked = self.0.engine.park(request, imports).await?;
@@ -250,6 +258,11 @@ impl Pool {
     }
 }
 
+/// Whether the OCI runtime is known to give a container without the engine's network its loopback interface.
+fn brings_loopback_up(options: &Options) -> bool {
+    matches!(options.runtime.as_deref(), None | Some("runc" | "crun"))
+}
+
 #[derive(Debug, thiserror::Error)]
 enum NotMade {
     #[error("the pool is off")]
@@ -270,6 +283,9 @@ impl NotMade {
                 "worker.pool.directory must be the same folder for the Docker Engine and for this worker, and the \
                  worker must be root in it",
             ),
+            Self::Place(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Some("somebody removed the folder: start the worker again")
+            }
             // The engine does not find the folder that is to be mounted.
             Self::Engine(EngineError::Refused { status: 400, .. }) => Some(
                 "the Docker Engine does not see worker.pool.directory: mount a folder of its host into the worker, \

@@ -181,7 +181,8 @@ impl Worker {
         function: Option<&KnownFunction>,
         delivery: &Delivery,
     ) -> bool {
-        let is_new = delivery.count == 1 && task.state == TaskState::Queued && task.attempt == 0;
+        // By its row: a message may have come to a worker that had no slot for it, and gone back.
+        let is_new = task.state == TaskState::Queued && task.attempt == 0;
         if !(self.options.affinity && delivery.can_be_passed_on() && is_new) {
             return false;
         }

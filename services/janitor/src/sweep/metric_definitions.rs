@@ -2,7 +2,7 @@
 
 use mecapy_service::metrics::{Counter, Unit, counter, describe_counter};
 
-const SWEPT: [&str; 13] = [
+const SWEPT: [&str; 14] = [
     "builds_resent",
     "builds_failed",
     "tasks_resent",
@@ -13,6 +13,7 @@ const SWEPT: [&str; 13] = [
     "usage_rows",
     "layer_index_rows",
     "kept_event_rows",
+    "delivery_rows",
     "staging_images",
     "dependency_images",
     "objects",
