@@ -55,11 +55,10 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
     .await;
     let (webhook, _) = told(&world, &receiver).await;
     world.publish(&world.pushed()).await;
-    let first = world.delivery("a try has failed", webhook.id, |d| d.error.is_some()).await;
-    assert_eq!(first.status, Some(302));
-    world.time_passes(first.id).await;
-    let attempts = world.attempts(first.id, 2).await;
-    assert_eq!(attempts[1].status, Some(307));
+    let id = world.delivery("a try has failed", webhook.id, |d| d.error.is_some()).await.id;
+    world.time_passes(id).await;
+    let attempts = world.attempts(id, 2).await;
+    assert_eq!((attempts[0].status, attempts[1].status), (Some(302), Some(307)));
     assert!(elsewhere.requests().is_empty());
 }
 
@@ -110,7 +109,7 @@ async fn a_receiver_that_asks_for_time_is_given_it() {
 async fn a_receiver_that_answers_slowly_is_cut_off_and_holds_up_nobody() {
     let world = World::set_up().await;
     let quick = Receiver::start([]).await;
-    let slow = Receiver::start(vec![Answer::Silence; 50]).await;
+    let slow = Receiver::failing(Answer::Silence).await;
     let (silent, _) = told(&world, &slow).await;
     for _ in 0..20 {
         world.publish(&world.pushed()).await;
@@ -135,7 +134,7 @@ async fn a_receiver_that_answers_slowly_is_cut_off_and_holds_up_nobody() {
 #[tokio::test]
 async fn an_owner_whose_receivers_are_all_silent_holds_up_nobody_else() {
     let world = World::set_up().await;
-    let silent = Receiver::start(vec![Answer::Silence; 100]).await;
+    let silent = Receiver::failing(Answer::Silence).await;
     for _ in 0..4 {
         let (webhook, _) = told(&world, &silent).await;
         for number in 0..20 {
@@ -144,8 +143,7 @@ async fn an_owner_whose_receivers_are_all_silent_holds_up_nobody_else() {
     }
     let mut patient = config();
     // Nobody is cut off as long as the test lasts: whoever is served has a slot that was kept for others.
-    patient.notifier =
-        Options { concurrency: 8, per_webhook: 2, timeout_seconds: 600, ..Options::default() };
+    (patient.notifier.concurrency, patient.notifier.per_webhook) = (8, 2);
     let _notifier = world.notifier(patient).await;
     silent.received(2).await;
     let quick = Receiver::start([]).await;
@@ -157,10 +155,7 @@ async fn an_owner_whose_receivers_are_all_silent_holds_up_nobody_else() {
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_not_waited_for() {
-    let world = World::set_up().await;
-    let mut limited = config();
-    limited.notifier.timeout_seconds = 30;
-    let _notifier = world.notifier(limited).await;
+    let (world, _notifier) = World::start().await;
     let receiver = Receiver::start([Answer::Drip]).await;
     let (webhook, _) = told(&world, &receiver).await;
     world.publish(&world.pushed()).await;
@@ -171,7 +166,7 @@ async fn a_body_that_never_ends_is_not_waited_for() {
 #[tokio::test]
 async fn an_answer_without_end_is_read_in_part() {
     let (world, _notifier) = World::start().await;
-    let receiver = Receiver::start([Answer::Flood]).await;
+    let receiver = Receiver::failing(Answer::Flood).await;
     let (webhook, _) = told(&world, &receiver).await;
     world.publish(&world.pushed()).await;
     let failed = world.delivery("a try has failed", webhook.id, |d| d.error.is_some()).await;

@@ -68,9 +68,12 @@ impl Answer {
         Self::with(status, "", "")
     }
 
+    /// The connection ends with it, and says so: nobody sends the next request into one that is about to close.
     pub fn with(status: &str, headers: &str, body: &str) -> Self {
         let length = body.len();
-        let text = format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        let text = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        );
         Self::Bytes(text.into_bytes())
     }
 }
@@ -79,6 +82,8 @@ impl Answer {
 struct Shared {
     requests: Mutex<Vec<Request>>,
     answers: Mutex<VecDeque<Answer>>,
+    /// After these, as long as it is there.
+    always: Mutex<Option<Answer>>,
 }
 
 pub struct Receiver {
@@ -92,6 +97,18 @@ impl Receiver {
     /// Answers as it is told, in turn, and then 204.
     pub async fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self::start_on(answers, None).await
+    }
+
+    /// Answers so until it recovers, however often it is tried: by itself, the notifier tries again after 5 s.
+    pub async fn failing(answer: Answer) -> Self {
+        let receiver = Self::start([]).await;
+        *receiver.shared.always.lock().unwrap() = Some(answer);
+        receiver
+    }
+
+    /// From now on it answers 204.
+    pub fn recovers(&self) {
+        *self.shared.always.lock().unwrap() = None;
     }
 
     /// With the certificate of `tls/`, which no system trusts.
@@ -157,7 +174,8 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared)
     let Some(request) = read(&mut stream).await else { return };
     let answer = {
         shared.requests.lock().unwrap().push(request);
-        shared.answers.lock().unwrap().pop_front()
+        let next = shared.answers.lock().unwrap().pop_front();
+        next.or_else(|| shared.always.lock().unwrap().clone())
     };
     match answer.unwrap_or_else(|| Answer::status("204 No Content")) {
         Answer::Bytes(bytes) => {

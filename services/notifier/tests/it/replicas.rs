@@ -78,13 +78,12 @@ async fn a_notifier_that_is_told_to_stop_ends_what_is_under_way() {
     let mut limited = config();
     limited.notifier.timeout_seconds = 3;
     let notifier = world.notifier(limited).await;
-    let receiver = Receiver::start([Answer::Silence]).await;
+    let receiver = Receiver::failing(Answer::Silence).await;
     let (webhook, _) = told(&world, &receiver).await;
     world.publish(&world.pushed()).await;
     receiver.received(1).await;
-    notifier.shutdown.cancel();
     // It ends by its limit, and is written down before the process goes.
-    tokio::time::timeout(PATIENCE, notifier.serving).await.unwrap().unwrap();
+    notifier.stop().await;
     let failed = world.deliveries(webhook.id).await.remove(0);
     assert_eq!(failed.error.as_deref(), Some("no answer within 3 s"));
     assert_eq!(failed.state, DeliveryState::Pending);

@@ -31,18 +31,27 @@ pub struct World {
     _stop: DropGuard,
 }
 
-/// A running notifier. Dropping it stops it.
+/// A running notifier. Dropped, it is told to stop.
 pub struct Replica {
     pub serving: JoinHandle<()>,
     pub shutdown: CancellationToken,
     _stop: DropGuard,
 }
 
-/// Receivers on this machine, without TLS, and little time for them.
+impl Replica {
+    /// And waits until what it does has ended. One that is dropped may still take what becomes due.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+    }
+}
+
+/// Receivers on this machine, without TLS, and more time for them than any test has: on a slow machine, none is cut off
+/// that answers, and no lease ends before its try.
 pub fn config() -> Config {
     Config {
         webhooks: mecapy_webhooks::Options { allow_http: true, allow_private: true },
-        notifier: Options { timeout_seconds: 20, ..Options::default() },
+        notifier: Options { timeout_seconds: 600, ..Options::default() },
         ..Config::default()
     }
 }
@@ -222,23 +231,26 @@ impl World {
 
     /// The time until the next try passes.
     pub async fn time_passes(&self, delivery: Uuid) {
-        sqlx::query("update webhook_deliveries set next_attempt_at = now() where id = $1")
-            .bind(delivery)
-            .execute(&self.pool)
-            .await
-            .unwrap();
+        self.between_tries("set next_attempt_at = now()", delivery).await;
     }
 
     /// The day passes.
     pub async fn the_day_passes(&self, delivery: Uuid) {
-        sqlx::query(
-            "update webhook_deliveries set give_up_at = now() - interval '1 s', next_attempt_at = now()
-             where id = $1",
-        )
-        .bind(delivery)
-        .execute(&self.pool)
-        .await
-        .unwrap();
+        let day = "set give_up_at = now() - interval '1 s', next_attempt_at = now()";
+        self.between_tries(day, delivery).await;
+    }
+
+    /// Changes a delivery while nobody tries it: by itself it is tried 5 s after its first failure, and at its end a try
+    /// writes down when the next is due, by what it knew when it began.
+    async fn between_tries(&self, change: &str, delivery: Uuid) {
+        let update =
+            format!("update webhook_deliveries {change} where id = $1 and leased_until is null");
+        eventually("no try is under way", PATIENCE, async || {
+            let query = sqlx::query(sqlx::AssertSqlSafe(update.as_str())).bind(delivery);
+            let changed = query.execute(&self.pool).await.unwrap();
+            (changed.rows_affected() == 1).then_some(())
+        })
+        .await;
     }
 
     pub async fn dead_letters(&self) -> Vec<dead_letters::DeadLetter> {
