@@ -18,6 +18,7 @@ async fn setup_can_be_run_again_and_status_shows_what_it_made() {
         "bucket task-results",
         "bucket workers",
         "bucket replicas",
+        "bucket drains",
         "schema of PostgreSQL",
         "S3 bucket bucket-",
     ] {

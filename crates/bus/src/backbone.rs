@@ -6,7 +6,9 @@ use mecapy_proto::Event;
 use mecapy_service::{Condition, Context, Schedule, chain};
 use mecapy_store::PgPool;
 
-use crate::{Bus, Consumer, ConsumerOptions, Error, Handler, Live, Options, Outbox, Replicas};
+use crate::{
+    Bus, Consumer, ConsumerOptions, Error, Handler, Live, Options, Outbox, Pause, Replicas,
+};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TICK_TRIES: usize = 60;
@@ -84,12 +86,14 @@ impl Backbone {
             .await;
     }
 
-    /// As [`Self::consume`], and takes what other replicas offer to the one of this name.
+    /// As [`Self::consume`], and takes what other replicas offer to the one of this name. While it is paused it takes
+    /// nothing.
     pub async fn consume_as<E, H>(
         &self,
         context: &Context,
         options: ConsumerOptions,
         replica: &str,
+        pause: Pause,
         handler: H,
     ) where
         E: Event,
@@ -97,6 +101,7 @@ impl Backbone {
     {
         self.consumer(context, options, handler)
             .taking_offers_as(replica)
+            .paused_by(pause)
             .run::<E>(context.shutdown.clone(), context.hand_back.clone())
             .await;
     }

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::delivery::{self, Origin};
 use crate::offers::{Offer, Offers};
 use crate::topology::{self, Durable};
-use crate::{Error, Handler, Outbox, metric_definitions as metrics};
+use crate::{Error, Flow, Handler, Outbox, Pause, metric_definitions as metrics};
 
 /// How long a pull waits for messages. A lost consumer, or a server that forgot the pull, is noticed after it.
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
@@ -42,26 +42,33 @@ pub struct Consumer<H> {
     outbox: Outbox,
     condition: Condition,
     takes_offers_as: Option<String>,
+    pause: Pause,
 }
 
 /// What runs, and what ends it.
 struct Work<'a> {
     slots: Arc<Semaphore>,
     running: TaskTracker,
-    shutdown: &'a CancellationToken,
     hand_back: &'a CancellationToken,
 }
 
 impl<H> Consumer<H> {
     pub fn new(options: ConsumerOptions, handler: H, outbox: Outbox, condition: Condition) -> Self {
-        let takes_offers_as = None;
-        Self { options, handler: Arc::new(handler), outbox, condition, takes_offers_as }
+        let (takes_offers_as, pause) = (None, Pause::default());
+        Self { options, handler: Arc::new(handler), outbox, condition, takes_offers_as, pause }
     }
 
     /// Takes what other replicas offer to the one of this name, while a slot is free.
     #[must_use]
     pub fn taking_offers_as(mut self, replica: &str) -> Self {
         self.takes_offers_as = Some(replica.to_owned());
+        self
+    }
+
+    /// Takes nothing while this is set: neither of the queue nor of other replicas.
+    #[must_use]
+    pub fn paused_by(mut self, pause: Pause) -> Self {
+        self.pause = pause;
         self
     }
 
@@ -75,12 +82,11 @@ impl<H> Consumer<H> {
         let work = Work {
             slots: Arc::new(Semaphore::new(self.options.concurrency)),
             running: TaskTracker::new(),
-            shutdown: &shutdown,
             hand_back: &hand_back,
         };
         while !shutdown.is_cancelled() {
-            let end = self.bound::<E>(&work).await;
-            let Err(error) = end else { break };
+            let _ = shutdown.run_until_cancelled(self.rest(&work)).await;
+            let Err(error) = self.until_paused::<E>(&work, &shutdown).await else { continue };
             self.condition.missing(error.to_string());
             metrics::rebinds(self.options.durable.name).increment(1);
             tokio::select! {
@@ -93,8 +99,51 @@ impl<H> Consumer<H> {
         self.outbox.bus().flush().await;
     }
 
+    /// Returns when there is no pause, and tells meanwhile that nothing is in hand any more.
+    async fn rest(&self, work: &Work<'_>) {
+        if self.pause.flow() == Flow::Takes {
+            return;
+        }
+        // It waits for nobody but an operator.
+        self.condition.met();
+        let every_slot = u32::try_from(self.options.concurrency).unwrap_or(u32::MAX);
+        let emptied = async {
+            if work.slots.acquire_many(every_slot).await.is_ok() {
+                self.pause.rests();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = emptied => {}
+            () = self.pause.ends() => {}
+        }
+    }
+
+    /// Consumes until there is a pause, as it does until the end of the process.
+    async fn until_paused<E>(
+        &self,
+        work: &Work<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error>
+    where
+        E: Event,
+        H: Handler<E>,
+    {
+        let stop = shutdown.child_token();
+        let paused = async {
+            self.pause.begins().await;
+            stop.cancel();
+        };
+        let bound = self.bound::<E>(work, &stop);
+        tokio::pin!(bound);
+        tokio::select! {
+            end = &mut bound => end,
+            () = paused => bound.await,
+        }
+    }
+
     /// Consumes as long as the consumer is there.
-    async fn bound<E>(&self, work: &Work<'_>) -> Result<(), Error>
+    async fn bound<E>(&self, work: &Work<'_>, stop: &CancellationToken) -> Result<(), Error>
     where
         E: Event,
         H: Handler<E>,
@@ -108,11 +157,11 @@ impl<H> Consumer<H> {
             };
             Ok::<_, Error>((consumer, offers))
         };
-        let Some(bound) = work.shutdown.run_until_cancelled(bind).await else { return Ok(()) };
+        let Some(bound) = stop.run_until_cancelled(bind).await else { return Ok(()) };
         let (consumer, mut offers) = bound?;
         self.condition.met();
-        while !work.shutdown.is_cancelled() {
-            self.pull::<E>(&consumer, &mut offers, work).await?;
+        while !stop.is_cancelled() {
+            self.pull::<E>(&consumer, &mut offers, work, stop).await?;
         }
         Ok(())
     }
@@ -124,6 +173,7 @@ impl<H> Consumer<H> {
         consumer: &PullConsumer,
         offers: &mut Option<Offers>,
         work: &Work<'_>,
+        stop: &CancellationToken,
     ) -> Result<(), Error>
     where
         E: Event,
@@ -133,7 +183,7 @@ impl<H> Consumer<H> {
             Error::jetstream(format!("consumer {}", self.options.durable.name), cause)
         };
         let free = self.free_slots(offers, &work.slots);
-        let Some(free) = work.shutdown.run_until_cancelled(free).await else { return Ok(()) };
+        let Some(free) = stop.run_until_cancelled(free).await else { return Ok(()) };
         let mut permits = free.map_err(|error| lost(error.to_string()))?;
         // No heartbeat: with it, a message that comes during the wait is not returned.
         let mut messages = consumer
@@ -152,7 +202,7 @@ impl<H> Consumer<H> {
                     offer = next_offer(offers) => Either::Right(offer),
                 }
             };
-            let Some(next) = work.shutdown.run_until_cancelled(next).await else {
+            let Some(next) = stop.run_until_cancelled(next).await else {
                 hand_back_the_rest(messages, consumer.clone()).await;
                 return Ok(());
             };

@@ -15,16 +15,19 @@
 //! `delivery` looks into the inbox, calls the [`Handler`], commits its [`Outcome`], publishes, acknowledges.
 
 mod backbone;
+mod bucket;
 mod connection;
 mod consumer;
 pub mod dead_letters;
 mod delivery;
+mod drains;
 mod envelope;
 mod handler;
 mod live;
 mod metric_definitions;
 mod offers;
 mod outbox;
+mod pause;
 mod publisher;
 mod replicas;
 mod results;
@@ -36,9 +39,11 @@ mod workers;
 pub use backbone::Backbone;
 pub use connection::{Bus, Options};
 pub use consumer::{Consumer, ConsumerOptions};
+pub use drains::{DrainOrder, Drains};
 pub use handler::{Delivery, Handler, HandlerError, Outcome, Outgoing};
 pub use live::{Live, LiveLines};
 pub use outbox::Outbox;
+pub use pause::{Flow, Pause};
 pub use replicas::{ReplicaStatus, Replicas};
 pub use results::Results;
 pub use trace::{caused_by, current as traceparent, trace_id};

@@ -15,8 +15,8 @@ use async_nats::jetstream::Message;
 use async_nats::{Request, Subject, Subscriber};
 use futures::StreamExt as _;
 
+use crate::bucket::key;
 use crate::topology::Durable;
-use crate::workers::key;
 use crate::{Bus, Error, envelope};
 
 /// Where who takes the message acknowledges it.

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::jetstream::kv;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt as _;
 use mecapy_service::Context;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 
+use crate::bucket::{Bucket, key};
 use crate::topology::REPLICAS;
-use crate::workers::key;
 use crate::{Bus, Error};
 
 /// A third of [`crate::topology::SILENCE`]: two may be lost.
@@ -34,50 +31,22 @@ pub struct ReplicaStatus {
 }
 
 #[derive(Debug)]
-pub struct Replicas {
-    bus: Bus,
-    store: OnceCell<kv::Store>,
-}
+pub struct Replicas(Bucket);
 
 impl Replicas {
     pub fn new(bus: Bus) -> Self {
-        Self { bus, store: OnceCell::new() }
-    }
-
-    async fn store(&self) -> Result<&kv::Store, Error> {
-        self.store
-            .get_or_try_init(|| async {
-                self.bus
-                    .jetstream
-                    .get_key_value(REPLICAS)
-                    .await
-                    .map_err(|_| Error::NotSetUp(format!("bucket {REPLICAS}")))
-            })
-            .await
+        Self(Bucket::new(bus, REPLICAS))
     }
 
     /// Says that a replica lives, and how. Forgotten after [`crate::topology::SILENCE`].
     pub async fn tell(&self, status: &ReplicaStatus) -> Result<(), Error> {
-        let body = serde_json::to_vec(status).map_err(|error| Error::jetstream(REPLICAS, error))?;
         let name = format!("{}.{}", key(&status.service), key(&status.replica));
-        let put = self.store().await?.put(name, body.into());
-        put.await.map_err(|error| Error::jetstream(REPLICAS, error))?;
-        Ok(())
+        self.0.put_value(name, status).await
     }
 
     /// All that live, by service and name.
     pub async fn list(&self) -> Result<Vec<ReplicaStatus>, Error> {
-        let failed = |error: String| Error::jetstream(REPLICAS, error);
-        let store = self.store().await?;
-        let keys = store.keys().await.map_err(|error| failed(error.to_string()))?;
-        let keys: Vec<String> =
-            keys.try_collect().await.map_err(|error| failed(error.to_string()))?;
-        let mut replicas: Vec<ReplicaStatus> = Vec::new();
-        for key in keys {
-            let entry = store.get(key).await.map_err(|error| failed(error.to_string()))?;
-            // Gone since, or of a version that says it in another way.
-            replicas.extend(entry.and_then(|body| serde_json::from_slice(&body).ok()));
-        }
+        let mut replicas: Vec<ReplicaStatus> = self.0.values().await?;
         replicas
             .sort_by(|one, two| (&one.service, &one.replica).cmp(&(&two.service, &two.replica)));
         Ok(replicas)

@@ -20,6 +20,7 @@ pub const DEAD_LETTERS: &str = "DLQ";
 pub const TASK_RESULTS: &str = "task-results";
 pub const WORKERS: &str = "workers";
 pub const REPLICAS: &str = "replicas";
+pub const DRAINS: &str = "drains";
 
 /// A message unacknowledged for this long is delivered again: three missed signs of life.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -152,7 +153,7 @@ pub async fn setup(bus: &Bus, setup: &Setup) -> Result<Vec<String>, Error> {
     Ok(done)
 }
 
-fn buckets(setup: &Setup) -> [kv::Config; 3] {
+fn buckets(setup: &Setup) -> [kv::Config; 4] {
     [
         kv::Config {
             bucket: TASK_RESULTS.to_owned(),
@@ -175,6 +176,13 @@ fn buckets(setup: &Setup) -> [kv::Config; 3] {
             description: "Replicas of services that live, and what they wait for".to_owned(),
             max_age: SILENCE,
             storage: stream::StorageType::Memory,
+            num_replicas: setup.replicas,
+            ..Default::default()
+        },
+        // Until it is lifted: no age, and a restart of the server keeps it.
+        kv::Config {
+            bucket: DRAINS.to_owned(),
+            description: "Workers that are to take no tasks".to_owned(),
             num_replicas: setup.replicas,
             ..Default::default()
         },

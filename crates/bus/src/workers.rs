@@ -1,11 +1,10 @@
 //! Signs of life of the workers, in a key-value bucket: what is there was said lately.
 
-use async_nats::jetstream::kv;
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 
+use crate::bucket::{Bucket, key};
 use crate::topology::WORKERS;
 use crate::{Bus, Error};
 
@@ -21,8 +20,12 @@ pub struct WorkerStatus {
     pub slots: usize,
     /// Tasks that it has in hand.
     pub running: usize,
-    /// It takes no more tasks.
+    /// It takes no more tasks, since its process ends.
     pub is_stopping: bool,
+    /// It takes no more tasks, since an operator wants it so ([`crate::Drains`]).
+    pub is_draining: bool,
+    /// And it has none in hand any more.
+    pub is_drained: bool,
     /// Digests of the function images that it has.
     pub images: Vec<String>,
     pub image_bytes: u64,
@@ -64,57 +67,44 @@ impl WorkerStatus {
     pub fn key(&self) -> String {
         key(&self.name)
     }
+
+    /// In one word.
+    pub const fn state(&self) -> &'static str {
+        match () {
+            () if self.is_stopping => "stopping",
+            () if self.is_drained => "drained",
+            () if self.is_draining => "draining",
+            () if self.running >= self.slots => "busy",
+            () => "free",
+        }
+    }
 }
 
 #[derive(Debug)]
-pub struct Workers {
-    bus: Bus,
-    store: OnceCell<kv::Store>,
-}
+pub struct Workers(Bucket);
 
 impl Workers {
     pub fn new(bus: Bus) -> Self {
-        Self { bus, store: OnceCell::new() }
-    }
-
-    async fn store(&self) -> Result<&kv::Store, Error> {
-        self.store
-            .get_or_try_init(|| async {
-                self.bus
-                    .jetstream
-                    .get_key_value(WORKERS)
-                    .await
-                    .map_err(|_| Error::NotSetUp(format!("bucket {WORKERS}")))
-            })
-            .await
+        Self(Bucket::new(bus, WORKERS))
     }
 
     /// Says that a worker lives, and how. Forgotten after [`crate::topology::WORKER_SILENCE`].
     pub async fn tell(&self, status: &WorkerStatus) -> Result<(), Error> {
-        let body = serde_json::to_vec(status).map_err(|error| Error::jetstream(WORKERS, error))?;
-        let put = self.store().await?.put(key(&status.name), body.into());
-        put.await.map_err(|error| Error::jetstream(WORKERS, error))?;
-        Ok(())
+        self.0.put_value(status.key(), status).await
     }
 
     /// Forgets a worker that has ended.
     pub async fn forget(&self, name: &str) -> Result<(), Error> {
-        let purge = self.store().await?.purge(key(name));
-        purge.await.map_err(|error| Error::jetstream(WORKERS, error))
+        self.0.take_out(key(name)).await
     }
 
     /// What workers say as they say it, beginning with what each said last. Ends when it can't go on.
     pub async fn watch(&self) -> Result<impl Stream<Item = Sign> + Send + use<>, Error> {
-        let watch = self.store().await?.watch_with_history(">").await;
-        let watch = watch.map_err(|error| Error::jetstream(WORKERS, error))?;
-        let going = watch.take_while(|entry| std::future::ready(entry.is_ok()));
-        let signs = going.filter_map(|entry| async move {
-            let entry = entry.ok()?;
-            match entry.operation {
-                kv::Operation::Put => serde_json::from_slice(&entry.value).ok().map(Sign::Of),
-                kv::Operation::Delete | kv::Operation::Purge => {
-                    Some(Sign::Forgotten { key: entry.key })
-                }
+        let changes = self.0.watch(">").await?;
+        let signs = changes.filter_map(|change| async move {
+            match change.body {
+                Some(body) => serde_json::from_slice(&body).ok().map(Sign::Of),
+                None => Some(Sign::Forgotten { key: change.key }),
             }
         });
         Ok(signs.boxed())
@@ -122,32 +112,10 @@ impl Workers {
 
     /// All that live, by name.
     pub async fn list(&self) -> Result<Vec<WorkerStatus>, Error> {
-        let failed = |error: String| Error::jetstream(WORKERS, error);
-        let store = self.store().await?;
-        let keys = store.keys().await.map_err(|error| failed(error.to_string()))?;
-        let keys: Vec<String> =
-            keys.try_collect().await.map_err(|error| failed(error.to_string()))?;
-        let mut workers: Vec<WorkerStatus> = Vec::new();
-        for key in keys {
-            let entry = store.get(key).await.map_err(|error| failed(error.to_string()))?;
-            // Gone since, or of a version that says it in another way.
-            workers.extend(entry.and_then(|body| serde_json::from_slice(&body).ok()));
-        }
+        let mut workers: Vec<WorkerStatus> = self.0.values().await?;
         workers.sort_by(|one, two| one.name.cmp(&two.name));
         Ok(workers)
     }
-}
-
-/// A name as a key can have it: what no key may have in it stands as its number.
-pub(crate) fn key(name: &str) -> String {
-    let mut key = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => key.push(char::from(byte)),
-            other => key.push_str(&format!("={other:02x}")),
-        }
-    }
-    key
 }
 
 #[cfg(test)]
@@ -155,8 +123,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_has_a_key_of_its_own() {
-        assert_eq!(key("host-1:9100"), "host-1=3a9100");
-        assert_ne!(key("a.b"), key("a=2eb"));
+    fn the_state_that_keeps_tasks_away_is_told_first() {
+        let busy = WorkerStatus { slots: 2, running: 2, ..WorkerStatus::default() };
+        assert_eq!(busy.state(), "busy");
+        assert_eq!(WorkerStatus { slots: 3, ..busy.clone() }.state(), "free");
+        let draining = WorkerStatus { is_draining: true, ..busy };
+        assert_eq!(draining.state(), "draining");
+        let drained = WorkerStatus { running: 0, is_drained: true, ..draining };
+        assert_eq!(drained.state(), "drained");
+        assert_eq!(WorkerStatus { is_stopping: true, ..drained }.state(), "stopping");
     }
 }

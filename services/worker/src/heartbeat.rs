@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mecapy_bus::{WorkerStatus, Workers};
+use mecapy_bus::{Flow, Pause, WorkerStatus, Workers};
 use tokio_util::sync::CancellationToken;
 
 use crate::images::Images;
@@ -23,25 +23,31 @@ pub(crate) struct Heartbeat {
     pub images: Images,
     pub parked: Pool,
     pub sources: Sources,
+    pub pause: Pause,
     pub shutdown: CancellationToken,
 }
 
 impl Heartbeat {
     pub(crate) async fn beat(self) {
+        let mut flow = self.pause.subscribe();
         loop {
+            flow.mark_unchanged();
             if let Err(error) = self.workers.tell(&self.status()).await {
                 // Readiness tells of NATS; this is not worth more than a line for who looks.
                 tracing::debug!(%error, "a sign of life was not sent");
             }
             tokio::select! {
                 () = tokio::time::sleep(BEAT_EVERY) => {}
-                // At once, that it stops.
+                // At once, that an operator drains it or takes it back.
+                Ok(()) = flow.changed() => {}
+                // And that it stops.
                 () = self.shutdown.cancelled(), if !self.shutdown.is_cancelled() => {}
             }
         }
     }
 
     fn status(&self) -> WorkerStatus {
+        let flow = self.pause.flow();
         let (images, image_bytes) = self.images.cached();
         WorkerStatus {
             name: self.name.clone(),
@@ -51,6 +57,8 @@ impl Heartbeat {
             slots: self.slots,
             running: self.running.count(),
             is_stopping: self.shutdown.is_cancelled(),
+            is_draining: flow != Flow::Takes,
+            is_drained: flow == Flow::Rests,
             images: images.iter().map(ToString::to_string).collect(),
             image_bytes,
             parked: self.parked.status(),

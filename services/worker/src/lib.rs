@@ -32,6 +32,7 @@ mod code_place;
 mod codes;
 mod config;
 mod dispatch;
+mod drain;
 mod ending;
 mod error;
 mod execution;
@@ -77,6 +78,7 @@ pub use error::Error;
 
 use crate::background::Background;
 use crate::codes::Codes;
+use crate::drain::Drain;
 use crate::heartbeat::Heartbeat;
 use crate::image_cache::Bounds;
 use crate::images::Images;
@@ -127,6 +129,7 @@ pub async fn run(
     tracing::info!(worker = name, slots, "takes tasks");
     let afterwards = TaskTracker::new();
     let codes = Codes::new(sources.clone());
+    let drain = Drain::new(backbone.bus.clone(), name.clone(), pool.clone());
     let warm_up = config.worker.warm_up.clone();
     let beat = tokio::spawn(
         Heartbeat {
@@ -138,6 +141,7 @@ pub async fn run(
             images: images.clone(),
             parked: pool.clone(),
             sources: sources.clone(),
+            pause: drain.pause(),
             shutdown: context.shutdown.clone(),
         }
         .beat(),
@@ -173,7 +177,12 @@ pub async fn run(
         afterwards: afterwards.clone(),
     };
     let consumer = ConsumerOptions { durable: topology::WORKER, concurrency: slots };
-    backbone.consume_as::<TaskDispatch, _>(&context, consumer, &name, worker).await;
+    // Who was drained before a restart takes nothing after it.
+    let orders = context.health.condition("drain orders");
+    let _ = context.shutdown.run_until_cancelled(drain.learn(&orders)).await;
+    let pause = drain.pause();
+    tokio::spawn(drain.follow());
+    backbone.consume_as::<TaskDispatch, _>(&context, consumer, &name, pause, worker).await;
 
     beat.abort();
     // Who can't be told now forgets it by itself.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mecapy_bus::Flow;
 use mecapy_proto::v1::{CacheOutcome, TaskStatus};
 use mecapy_service::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -49,6 +50,7 @@ pub(crate) fn register() {
     counter!("registry_failover_total").increment(0);
     counter!("mecapy_containers_swept_total").increment(0);
     slots_in_use(0.0);
+    drained(Flow::Takes);
     parked(0, 0, 0);
 }
 
@@ -80,6 +82,11 @@ fn describe_tasks() {
     );
     describe_gauge!("mecapy_worker_slots", Unit::Count, "Tasks that this worker runs at once");
     describe_gauge!("mecapy_worker_slots_in_use", Unit::Count, "Tasks that are in hand now");
+    describe_gauge!(
+        "mecapy_worker_drain_state",
+        Unit::Count,
+        "0: it takes tasks; 1: an operator drains it, and it finishes what it has; 2: it is drained"
+    );
     describe_gauge!(
         "mecapy_parked_containers",
         Unit::Count,
@@ -172,6 +179,16 @@ pub(crate) fn slots(slots: usize) {
 
 pub(crate) fn slots_in_use(change: f64) {
     gauge!("mecapy_worker_slots_in_use").increment(change);
+}
+
+/// 0: it takes tasks. 1: it is drained, and finishes what it has. 2: it has nothing any more.
+pub(crate) fn drained(flow: Flow) {
+    let number = match flow {
+        Flow::Takes => 0.0,
+        Flow::Finishes => 1.0,
+        Flow::Rests => 2.0,
+    };
+    gauge!("mecapy_worker_drain_state").set(number);
 }
 
 /// Tasks of a function that is at home on another worker: taken by that one, or refused: it had no free slot, or did not answer.

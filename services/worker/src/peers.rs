@@ -43,7 +43,7 @@ impl Peers {
     fn note(&self, sign: Sign, now: Instant) {
         let mut peers = self.peers();
         match sign {
-            Sign::Of(status) if status.is_stopping => {
+            Sign::Of(status) if status.is_stopping || status.is_draining => {
                 peers.remove(&status.key());
             }
             Sign::Of(status) => {
@@ -98,7 +98,13 @@ mod tests {
         assert!((20..80).contains(&elsewhere(&peers)));
         peers.note(sign("other:9100", true), now);
         assert_eq!(elsewhere(&peers), 0, "it takes no more tasks");
+        let draining =
+            WorkerStatus { name: "other:9100".to_owned(), is_draining: true, ..Default::default() };
         peers.note(sign("other:9100", false), now);
+        peers.note(Sign::Of(draining), now);
+        assert_eq!(elsewhere(&peers), 0, "an operator drains it");
+        peers.note(sign("other:9100", false), now);
+        assert!((20..80).contains(&elsewhere(&peers)), "it is taken back");
         let key = WorkerStatus { name: "other:9100".to_owned(), ..WorkerStatus::default() }.key();
         peers.note(Sign::Forgotten { key }, now);
         assert_eq!(elsewhere(&peers), 0, "it has ended");

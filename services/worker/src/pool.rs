@@ -46,6 +46,8 @@ struct Inner {
     /// None: nothing is parked by this worker.
     root: Option<PathBuf>,
     is_off: AtomicBool,
+    /// Nothing is parked until the worker takes tasks again.
+    rests: AtomicBool,
     /// A container has seen the folder: the engine and this worker mean the same by its path.
     is_seen: AtomicBool,
     made: AtomicU64,
@@ -83,6 +85,7 @@ impl Pool {
             worker,
             root: root.flatten(),
             is_off: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
             is_seen: AtomicBool::new(false),
             made: AtomicU64::new(0),
             names: Names::default(),
@@ -96,7 +99,8 @@ impl Pool {
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.0.root.is_some() && !self.0.is_off.load(Ordering::Relaxed)
+        let has = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        self.0.root.is_some() && !has(&self.0.is_off) && !has(&self.0.rests)
     }
 
     /// Whether a container may be waiting for anybody at all.
@@ -202,6 +206,16 @@ impl Pool {
         }
         self.shelves().clear();
         metrics::parked(0, 0, 0);
+        self.look_again();
+    }
+
+    /// Removes what waits and parks nothing, or ends that: then it begins anew, with the tasks that come.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.0.rests.store(rests, Ordering::Relaxed);
+        if rests {
+            self.shelves().clear();
+            metrics::parked(0, 0, 0);
+        }
         self.look_again();
     }
 

@@ -8,7 +8,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use mecapy_bus::topology::{self, Durable};
 use mecapy_bus::{
     Bus, Consumer, ConsumerOptions, Delivery, Handler, HandlerError, Options, Outbox, Outcome,
-    Outgoing,
+    Outgoing, Pause,
 };
 use mecapy_proto::v1::{BuildDone, ScanDone};
 use mecapy_service::{Health, Secret, step};
@@ -92,6 +92,7 @@ pub struct Chain {
 
 pub struct Replica {
     pub echo: Arc<Echo>,
+    pub pause: Pause,
     pub shutdown: CancellationToken,
     pub hand_back: CancellationToken,
     pub task: tokio::task::JoinHandle<()>,
@@ -129,7 +130,7 @@ impl Chain {
         let bus = Bus::connect_now("test", &self.nats).await.unwrap();
         let shutdown = CancellationToken::new();
         let hand_back = CancellationToken::new();
-        let echo = Arc::new(Echo::default());
+        let (echo, pause) = (Arc::new(Echo::default()), Pause::default());
         let outbox = Outbox::start(bus, self.pool.clone(), "test", shutdown.clone());
         let consumer = Consumer::new(
             ConsumerOptions { durable: SCANNER, concurrency: 4 },
@@ -137,9 +138,10 @@ impl Chain {
             outbox,
             Health::default().condition("consumer"),
         )
-        .taking_offers_as(name);
+        .taking_offers_as(name)
+        .paused_by(pause.clone());
         let task = tokio::spawn(consumer.run::<BuildDone>(shutdown.clone(), hand_back.clone()));
-        Replica { echo, shutdown, hand_back, task }
+        Replica { echo, pause, shutdown, hand_back, task }
     }
 
     /// Publishes as a producer would: JSON, without any header of ours.

@@ -4,6 +4,7 @@
 
 mod chain;
 mod offers;
+mod pause;
 mod traces;
 
 use std::sync::atomic::Ordering;

@@ -151,7 +151,8 @@ impl Pool {
         let mut shelves = self.shelves();
         // It may have been put out meanwhile; then so is this.
         let Some(shelf) = shelves.get_mut(&key).filter(|_| self.is_on()) else { return };
-        shelf.starting -= 1;
+        // A shelf that was made since knows nothing of this start.
+        shelf.starting = shelf.starting.saturating_sub(1);
         match made {
             Ok(slot) => shelf.put(slot, measured),
             Err(reason) => {

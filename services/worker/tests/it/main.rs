@@ -10,6 +10,7 @@
 mod affinity;
 mod attempts;
 mod containers;
+mod drain;
 mod engine_front;
 mod hostile;
 mod images;
