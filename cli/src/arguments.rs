@@ -10,7 +10,7 @@ use mecapy_proto::{BuildId, FunctionId, TaskId};
 use mecapy_service::Secret;
 use uuid::Uuid;
 
-use crate::{advisories, base, cleanup, duration, exit, mirror, webhooks};
+use crate::{advisories, base, cleanup, duration, exit, mirror, webhooks, workers};
 
 /// Submits Python functions to MecaPy, runs them, and looks after the pipeline
 #[derive(Debug, Parser)]
@@ -88,8 +88,11 @@ pub enum Command {
     Advisories(advisories::Command),
     /// Show how much work waits, and whether services are ready
     Status(Status),
-    /// Show the workers that live, and what they have
-    Workers,
+    /// Show the workers that live, and what they have; have one take no more tasks
+    Workers {
+        #[command(subcommand)]
+        command: Option<workers::Command>,
+    },
     /// Print completions for a shell
     Completions { shell: Shell },
 }
@@ -119,6 +122,14 @@ pub enum Functions {
         /// At most this many
         #[arg(long, value_name = "NUMBER")]
         limit: Option<usize>,
+    },
+    /// Build a function's newest version again, on what is newest by now, and wait until it is ready
+    #[command(after_help = exit::HELP)]
+    Rebuild {
+        id: FunctionId,
+        /// Don't wait for the build
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Delete a function; its images go with the next cleanup
     Delete {
@@ -321,6 +332,9 @@ mod tests {
             "trace",
             "trace 5",
             "dlq drop",
+            "workers drain",
+            "workers a",
+            "functions rebuild",
             "dlq drop 1 --all",
             "setup --replicas 0",
             "status --service worker",

@@ -11,7 +11,7 @@ Exit codes:
     1  failed or refused: the build or the task failed, the server said no
     2  used in the wrong way: arguments, files, configuration
     3  the scan rejected the build
-    4  there is no such function, build, task, webhook or dead letter
+    4  there is no such function, build, task, webhook, worker or dead letter
     5  a server can't be reached
   130  interrupted; what was begun goes on";
 

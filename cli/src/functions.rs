@@ -25,6 +25,9 @@ pub async fn run(command: Functions, session: &Session) -> anyhow::Result<Exit> 
             Ok(Exit::Done)
         }
         Functions::List { limit } => list(limit, session, &client).await,
+        Functions::Rebuild { id, no_wait } => {
+            begun(&client.rebuild_function(id).await?, no_wait, session, &client).await
+        }
         Functions::Delete { id, confirm } => {
             session.confirm(&format!("Delete function {id}?"), confirm)?;
             client.delete_function(id).await?;
@@ -77,16 +80,26 @@ async fn submit(submit: Submit, session: &Session, client: &Client) -> anyhow::R
         base_variant: submit.base.as_deref(),
     };
     let submitted = client.submit(&new, &session::idempotency_key()).await?;
-    let function = &submitted.value;
+    begun(&submitted, submit.no_wait, session, client).await
+}
+
+/// Follows a build that was asked for, or tells of it.
+async fn begun(
+    asked: &Answer<Function>,
+    no_wait: bool,
+    session: &Session,
+    client: &Client,
+) -> anyhow::Result<Exit> {
+    let function = &asked.value;
     match function.build_id {
-        Some(build) if !submit.no_wait => {
+        Some(build) if !no_wait => {
             if !session.quiet {
                 session.output.note(&format!("{}: build {build}", title(function)));
             }
             follow(build, session, client).await
         }
         _ => {
-            session.output.show(&submitted.raw, || describe(function));
+            session.output.show(&asked.raw, || describe(function));
             if let Some(build) = function.build_id {
                 session.hint(&format!("To watch it: mecapy functions watch {build}"));
             }

@@ -5,6 +5,7 @@ mod events;
 mod model;
 mod sse;
 mod webhooks;
+mod workers;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub use error::{Error, Problem};
 pub use events::{BuildEvent, BuildEvents, TaskEvent, TaskEvents};
 pub use model::{Failure, Function, Functions, NewFunction, Span, Task, Waterfall};
 pub use webhooks::{Delivery, NewWebhook, Rows, Webhook};
+pub use workers::Worker;
 
 use crate::exit::Stop;
 
@@ -176,6 +178,11 @@ impl Client {
     /// How one of `kind` ("builds", "tasks") went.
     pub async fn trace(&self, kind: &str, id: Uuid) -> Result<Answer<Waterfall>, Error> {
         self.json(self.request(Method::GET, &[kind, &id.to_string(), "trace"])).await
+    }
+
+    /// The build that is begun, or on its way already.
+    pub async fn rebuild_function(&self, id: FunctionId) -> Result<Answer<Function>, Error> {
+        self.json(self.request(Method::POST, &["functions", &id.to_string(), "rebuild"])).await
     }
 
     pub async fn cancel_build(&self, id: BuildId) -> Result<Answer<Function>, Error> {

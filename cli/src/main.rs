@@ -78,7 +78,7 @@ async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         Command::Status(status) => status::run(status, session).await,
         Command::Trace { id } => trace::run(id, session).await,
         Command::Webhooks(command) => webhooks::run(command, session).await,
-        Command::Workers => workers::run(session).await,
+        Command::Workers { command } => workers::run(command, session).await,
         Command::Completions { shell } => {
             // Into memory first: a reader that goes early is no failure.
             let mut script = Vec::new();

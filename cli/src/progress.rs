@@ -11,6 +11,8 @@ use crate::terminal::{Output, clean_line};
 pub const BUILD: &[&str] = &["queued", "building", "scanning", "publishing", "ready"];
 /// A task's: it has no end that is known ahead.
 pub const TASK: &[&str] = &[];
+/// Nor has what a worker has in hand.
+pub const WORKER: &[&str] = &[];
 
 const TICK: Duration = Duration::from_millis(120);
 

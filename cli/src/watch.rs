@@ -1,4 +1,4 @@
-//! Waiting for the end of a build or a task.
+//! Waiting for the end of a build or a task, and for a worker.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use mecapy_proto::{BuildId, TaskId};
 use tokio::time::Instant;
 
 use crate::exit::Stop;
-use crate::gateway::{Answer, BuildEvent, Client, Error, Function, Task, TaskEvent};
+use crate::gateway::{Answer, BuildEvent, Client, Error, Function, Task, TaskEvent, Worker};
 use crate::progress::Progress;
 
 /// A gateway that was there and is gone is waited for this long: long enough for a restart.
@@ -18,6 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HOLD: Duration = Duration::from_secs(20);
 /// Between two questions, where it doesn't.
 const ASK_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks at a worker.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows a build until it ends, over as many connections as it takes. Lines of the log that come while there is
 /// none are not seen: the log that is stored has them.
@@ -100,6 +102,29 @@ pub async fn task(
                 outage.is_over();
                 progress.stage(&task.value.status);
                 tokio::time::sleep_until(asked + ASK_EVERY).await;
+            }
+            Err(reason) => outage.wait(reason, progress).await?,
+        }
+    }
+}
+
+/// Looks at a worker until it is as it should. None: there is nothing to see of it any more.
+pub async fn worker(
+    client: &Client,
+    name: &str,
+    progress: &mut Progress,
+    is_as_wanted: impl Fn(&Answer<Worker>) -> bool,
+) -> Result<Option<Answer<Worker>>, Error> {
+    let mut outage = Outage::default();
+    loop {
+        match client.worker(name).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(worker)) if is_as_wanted(&worker) => return Ok(Some(worker)),
+            Ok(Some(worker)) => {
+                outage.is_over();
+                let Worker { state, running, .. } = &worker.value;
+                progress.stage(&format!("{state}, {running} in hand"));
+                tokio::time::sleep(LOOK_EVERY).await;
             }
             Err(reason) => outage.wait(reason, progress).await?,
         }

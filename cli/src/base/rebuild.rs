@@ -106,14 +106,14 @@ async fn in_batches<'a>(
 /// None: it has moved on by itself.
 async fn ask(pool: &PgPool, stale: &Stale) -> Result<Option<BuildId>, mecapy_store::Error> {
     let mut transaction = pool.begin().await?;
-    let source = Key::source(stale.build());
+    let source = Key::source(stale.current.build());
     let id = bases::rebuild(&mut transaction, stale, source.as_str()).await?;
     transaction.commit().await?;
     Ok(id)
 }
 
 fn named(stale: &Stale) -> String {
-    format!("{}/{}", stale.owner, stale.name)
+    format!("{}/{}", stale.current.owner, stale.current.name)
 }
 
 fn show(stale: &[Stale], session: &Session) {
@@ -130,11 +130,11 @@ fn show(stale: &[Stale], session: &Session) {
 
 fn stale_json(stale: &Stale) -> Value {
     json!({
-        "function_id": stale.function_id().map(|id| id.get()).ok(),
-        "owner": stale.owner,
-        "name": stale.name,
-        "version": stale.version,
-        "build_id": stale.build(),
+        "function_id": stale.current.function_id().map(|id| id.get()).ok(),
+        "owner": stale.current.owner,
+        "name": stale.current.name,
+        "version": stale.current.version,
+        "build_id": stale.current.build(),
         "base": base(stale),
         "base_digest": stale.base_digest,
         "newest_digest": stale.newest_digest,
@@ -144,9 +144,9 @@ fn stale_json(stale: &Stale) -> Value {
 
 fn stale_row(stale: &Stale) -> Vec<String> {
     vec![
-        stale.function_id().map(|id| id.to_string()).unwrap_or_default(),
+        stale.current.function_id().map(|id| id.to_string()).unwrap_or_default(),
         named(stale),
-        stale.version.to_string(),
+        stale.current.version.to_string(),
         base(stale),
         stale.base_digest.as_deref().map_or("not known".to_owned(), short),
         short(&stale.newest_digest),
@@ -155,7 +155,7 @@ fn stale_row(stale: &Stale) -> Vec<String> {
 }
 
 fn base(stale: &Stale) -> String {
-    format!("{}-{}", stale.python_version, stale.base_variant)
+    format!("{}-{}", stale.current.python_version, stale.current.base_variant)
 }
 
 fn short(digest: &str) -> String {
@@ -166,7 +166,7 @@ fn build_json((stale, build): &(&Stale, Build)) -> Value {
     let error =
         build.failure().map(|failure| json!({ "code": failure.code, "message": failure.message }));
     json!({
-        "function_id": stale.function_id().map(|id| id.get()).ok(),
+        "function_id": stale.current.function_id().map(|id| id.get()).ok(),
         "version": build.version,
         "build_id": build.id(),
         "status": build.state.as_str(),

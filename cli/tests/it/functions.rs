@@ -73,6 +73,28 @@ async fn a_submitted_function_is_followed_until_it_is_ready() {
 }
 
 #[tokio::test]
+async fn a_function_is_built_again_and_followed_until_it_is_ready() {
+    let gateway = FakeGateway::start(|request, _| match request.line.as_str() {
+        "POST /functions/456/rebuild" => Reply::Json(202, function("queued").to_string()),
+        line if line == format!("GET /builds/{BUILD}/events") => Reply::Events(vec![
+            Chunk::Text("event: ended\ndata: "),
+            Chunk::Text(READY),
+            Chunk::Text("\n\n"),
+        ]),
+        _ => problem(404, "not-found", "there is no such thing", None),
+    })
+    .await;
+    let ended = mecapy(&["functions", "rebuild", "456", "--url", &gateway.url]).await.expect(0);
+    assert!(ended.stdout.contains("status      ready\n"), "{ended:#?}");
+    let arguments = ["functions", "rebuild", "456", "--no-wait", "--url", &gateway.url];
+    let asked = mecapy(&arguments).await.expect(0);
+    assert!(
+        asked.stdout.contains("queued") && asked.stderr.contains("functions watch"),
+        "{asked:#?}"
+    );
+}
+
+#[tokio::test]
 async fn a_person_sees_the_image_and_what_the_scan_found() {
     let gateway = gateway_with_events(vec![
         Chunk::Text("event: ended\ndata: "),

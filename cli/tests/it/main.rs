@@ -20,3 +20,4 @@ mod setup;
 mod tasks;
 mod trace;
 mod webhooks;
+mod workers;

@@ -6,14 +6,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mecapy_proto::v1::{BaseDone, BaseOutcome, BuildRequested, build_requested};
+use mecapy_proto::v1::build_requested::Source;
+use mecapy_proto::v1::{BaseDone, BaseOutcome};
 use mecapy_proto::{BuildId, FunctionId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::builds::{self, Build};
 use crate::outbox::{self, Message};
-use crate::{BuildState, Error, stalled};
+use crate::rebuilds::{self, Again, Earlier, OPEN};
+use crate::{BuildState, Error};
 
 /// Whose relay sends what is written here: the last cell may end in any service.
 const SERVICE: &str = "builder";
@@ -122,14 +124,9 @@ pub async fn stands_on(conn: &mut PgConnection, id: BuildId, digest: &str) -> Re
 /// A function whose current version stands on another image than its base's current one.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Stale {
-    function_id: i64,
-    pub owner: String,
-    pub name: String,
-    pub version: i32,
-    build: Uuid,
-    pub python_version: String,
-    pub base_variant: String,
-    pub requirements: String,
+    /// The build that the function runs now.
+    #[sqlx(flatten)]
+    pub current: Earlier,
     /// What it stands on. None: it was built before this was recorded.
     pub base_digest: Option<String>,
     /// What it would stand on now.
@@ -137,23 +134,6 @@ pub struct Stale {
     /// A build of this version or a newer one is on its way: it stands on the newest.
     pub in_work: bool,
 }
-
-impl Stale {
-    pub fn function_id(&self) -> Result<FunctionId, Error> {
-        FunctionId::new(self.function_id).map_err(|_| Error::Unknown {
-            column: "functions.id",
-            value: self.function_id.to_string(),
-        })
-    }
-
-    /// The build that the function runs now.
-    pub fn build(&self) -> BuildId {
-        BuildId::from_uuid(self.build)
-    }
-}
-
-/// That a build `o` has not ended.
-const OPEN: &str = "o.state in ('queued', 'building', 'scanning', 'publishing')";
 
 /// `from` of the functions that are stale; `f`, `b`, `v` and `c` are function, build, version and current base.
 const STALE: &str = "from functions f
@@ -165,14 +145,46 @@ const STALE: &str = "from functions f
     ) c on c.base = v.python_version || '-' || v.base_variant
     where f.deleted_at is null and b.base_digest is distinct from c.digest";
 
+/// What is read of each.
+const FIELDS: &str =
+    "f.id as function_id, f.owner, f.name, v.version, b.id as build, v.python_version, v.base_variant,
+    v.requirements, b.base_digest, c.digest as newest_digest";
+
+fn in_work() -> String {
+    format!(
+        "exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version and {OPEN}) as in_work"
+    )
+}
+
 /// Live functions that stand on an older base image, by id.
 pub async fn stale(pool: &PgPool) -> Result<Vec<Stale>, Error> {
+    stale_after(pool, 0, None).await
+}
+
+/// Those after a function, as many as there is room for.
+pub async fn stale_after(
+    pool: &PgPool,
+    function: i64,
+    limit: Option<u32>,
+) -> Result<Vec<Stale>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select f.id as function_id, f.owner, f.name, v.version, b.id as build, v.python_version, v.base_variant,
-             v.requirements, b.base_digest, c.digest as newest_digest,
-             exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version and {OPEN}) as in_work
-         {STALE} order by f.id"
+        "select {FIELDS}, {IN_WORK} {STALE} and f.id > $1 order by f.id limit $2",
+        IN_WORK = in_work()
     )))
+    .bind(function)
+    .bind(limit.map(i64::from))
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Which of these functions are stale.
+pub async fn stale_of(pool: &PgPool, functions: &[FunctionId]) -> Result<Vec<Stale>, Error> {
+    let ids: Vec<i64> = functions.iter().map(|id| id.get()).collect();
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {FIELDS}, {IN_WORK} {STALE} and f.id = any($1) order by f.id",
+        IN_WORK = in_work()
+    )))
+    .bind(ids)
     .fetch_all(pool)
     .await?)
 }
@@ -184,41 +196,34 @@ pub async fn rebuild(
     stale: &Stale,
     source_key: &str,
 ) -> Result<Option<BuildId>, Error> {
-    // The lock orders rebuilds that are asked for at once, as it does new versions.
+    match ask_again(conn, stale, source_key).await? {
+        Again::Asked(event) => {
+            outbox::insert(conn, SERVICE, &[Message::of(event.as_ref())]).await?;
+            Ok(event.build_id.parse().ok())
+        }
+        Again::OnItsWay(_) | Again::Gone => Ok(None),
+    }
+}
+
+/// The same, for who sends the event by an outbox of its own. What has moved on is gone.
+pub async fn ask_again(
+    conn: &mut PgConnection,
+    stale: &Stale,
+    source_key: &str,
+) -> Result<Again, Error> {
     let is_as_read: Option<i64> = sqlx::query_scalar(
         "select id from functions where id = $1 and current_build = $2 and deleted_at is null for update",
     )
-    .bind(stale.function_id)
-    .bind(stale.build)
+    .bind(stale.current.function_id()?.get())
+    .bind(stale.current.build().uuid())
     .fetch_optional(&mut *conn)
     .await?;
-    let is_on_its_way: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "select exists (select 1 from builds o where o.function_id = $1 and o.version >= $2 and {OPEN})"
-    )))
-    .bind(stale.function_id)
-    .bind(stale.version)
-    .fetch_one(&mut *conn)
-    .await?;
-    if is_as_read.is_none() || is_on_its_way {
-        return Ok(None);
+    match is_as_read {
+        Some(_) => {
+            rebuilds::ask(conn, &stale.current, Source::SourceS3Key(source_key.to_owned())).await
+        }
+        None => Ok(Again::Gone),
     }
-    let id = BuildId::new();
-    let version = stale.version.unsigned_abs();
-    builds::create(conn, id, stale.function_id()?, version).await?;
-    let event = BuildRequested {
-        build_id: id.to_string(),
-        function_id: stale.function_id,
-        owner: stale.owner.clone(),
-        version,
-        python_version: stale.python_version.clone(),
-        base_variant: stale.base_variant.clone(),
-        source: Some(build_requested::Source::SourceS3Key(source_key.to_owned())),
-        requirements: stale.requirements.clone(),
-        requested_at: Some(Utc::now().into()),
-    };
-    stalled::keep_request(conn, id, &event).await?;
-    outbox::insert(conn, SERVICE, &[Message::of(&event)]).await?;
-    Ok(Some(id))
 }
 
 /// Called for each build that has just ended. Of the last cell of a run it ends the run, and writes `base.done`.

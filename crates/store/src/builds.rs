@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use mecapy_proto::{BuildId, FunctionId};
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -267,6 +268,28 @@ pub async fn published(
     .await?;
     bases::cell_ended(conn, id).await?;
     Ok(true)
+}
+
+/// An image on a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its host.
+    pub registry: String,
+    pub digest: String,
+}
+
+/// Records where an image is published, in the transaction that makes its build ready.
+pub async fn published_on(
+    conn: &mut PgConnection,
+    id: BuildId,
+    places: &[Place],
+) -> Result<(), Error> {
+    sqlx::query("update builds set published = $2 where id = $1")
+        .bind(id.uuid())
+        .bind(sqlx::types::Json(places))
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Any state that is not an end → failed. False: it had ended already, nothing changed.

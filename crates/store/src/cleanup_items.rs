@@ -95,39 +95,68 @@ pub async fn items(pool: &PgPool, run: &str) -> Result<Vec<Item>, Error> {
     .await?)
 }
 
-/// Whose items: those that a run plans, or those that an undo has put back, or tried to.
+/// Whose items.
 #[derive(Debug, Clone, Copy)]
 pub enum Of<'r> {
+    /// Those that a run plans.
     Plan(&'r str),
+    /// Those that an undo has put back, or tried to.
     Undo(&'r str),
+    /// Those of a run that could be put back.
+    Undoable(&'r str),
 }
 
 impl<'r> Of<'r> {
-    const fn parts(self) -> (&'static str, &'r str) {
+    /// The condition on `$1`, and what that is.
+    fn parts(self) -> (String, &'r str) {
         match self {
-            Self::Plan(run) => ("run_id", run),
-            Self::Undo(run) => ("undone_by", run),
+            Self::Plan(run) => ("run_id = $1".to_owned(), run),
+            Self::Undo(run) => ("undone_by = $1".to_owned(), run),
+            Self::Undoable(run) => (format!("run_id = $1 and {CAN_BE_UNDONE}"), run),
         }
     }
 }
 
+/// What can be put back. What was begun and has no outcome may be deleted, or a part of its tags may be: it is in it as
+/// well.
+const CAN_BE_UNDONE: &str =
+    "(state in ('done', 'undo_failed') or (state in ('absent', 'planned') and manifest is not null))
+    and action in ('delete', 'remove_tag')";
+
+/// The last item of the page before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct After {
+    pub run_id: String,
+    pub position: i32,
+}
+
 /// As many of them as there is room for, in the order of the plan.
-pub async fn first(pool: &PgPool, of: Of<'_>, limit: i64) -> Result<Vec<Item>, Error> {
-    let (column, run) = of.parts();
+pub async fn page(
+    pool: &PgPool,
+    of: Of<'_>,
+    after: Option<&After>,
+    limit: u32,
+) -> Result<Vec<Item>, Error> {
+    let (condition, run) = of.parts();
+    let (after_run, after_position) =
+        after.map_or(("", -1), |after| (after.run_id.as_str(), after.position));
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {ITEM} from cleanup_items where {column} = $1 order by run_id, position limit $2"
+        "select {ITEM} from cleanup_items where {condition} and (run_id, position) > ($2, $3)
+         order by run_id, position limit $4"
     )))
     .bind(run)
-    .bind(limit)
+    .bind(after_run)
+    .bind(after_position)
+    .bind(i64::from(limit))
     .fetch_all(pool)
     .await?)
 }
 
 /// How many they are, by policy.
 pub async fn by_policy(pool: &PgPool, of: Of<'_>) -> Result<Vec<(String, i64)>, Error> {
-    let (column, run) = of.parts();
+    let (condition, run) = of.parts();
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select policy, count(*) from cleanup_items where {column} = $1 group by policy order by policy"
+        "select policy, count(*) from cleanup_items where {condition} group by policy order by policy"
     )))
     .bind(run)
     .fetch_all(pool)
@@ -205,10 +234,8 @@ pub async fn settle(
 }
 
 /// What can be put back: what a run deleted, or each image's newest deletion by a part of its name with what went along
-/// with it. What was begun and has no outcome may be deleted, or a part of its tags may be: it is in it as well.
+/// with it.
 pub async fn deleted(pool: &PgPool, target: &Target<'_>) -> Result<Vec<Item>, Error> {
-    const CAN_BE: &str = "(state in ('done', 'undo_failed') or (state in ('absent', 'planned') and manifest is not null))
-        and action in ('delete', 'remove_tag')";
     let (run, repository, tag, digest) = match *target {
         Target::Run(run) => (Some(run), None, None, None),
         Target::Image { repository, tag, digest } => (None, repository, tag, digest),
@@ -218,7 +245,7 @@ pub async fn deleted(pool: &PgPool, target: &Target<'_>) -> Result<Vec<Item>, Er
              select distinct on (repository, digest, case when $1::text is null then '' else position::text end)
                  run_id, position, repository, digest
              from cleanup_items
-             where {CAN_BE} and ($1::text is null or run_id = $1) and ($2::text is null or repository = $2)
+             where {CAN_BE_UNDONE} and ($1::text is null or run_id = $1) and ($2::text is null or repository = $2)
                and ($3::text is null or tags @> array[$3]) and ($4::text is null or digest = $4)
              order by repository, digest, case when $1::text is null then '' else position::text end, updated_at desc
          ), whole as (
@@ -227,7 +254,7 @@ pub async fn deleted(pool: &PgPool, target: &Target<'_>) -> Result<Vec<Item>, Er
              select i.run_id, i.position, i.repository, i.digest
              from whole w join cleanup_items i on i.run_id = w.run_id and i.repository = w.repository
                  and i.owners @> array[w.digest]
-             where {CAN_BE}
+             where {CAN_BE_UNDONE}
          )
          select {ITEM} from cleanup_items join whole using (run_id, position, repository, digest)
          order by depth desc, position desc"

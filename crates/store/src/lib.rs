@@ -30,6 +30,7 @@ pub mod mirror_drills;
 pub mod mirror_progress;
 pub mod mirror_runs;
 pub mod outbox;
+pub mod rebuilds;
 pub mod registry_images;
 pub mod rematches;
 pub mod resolutions;

@@ -187,6 +187,15 @@ pub async fn keep_request(
     keep(conn, build.uuid(), event).await
 }
 
+/// What asked for a build, as long as it is kept.
+pub async fn request(pool: &PgPool, build: BuildId) -> Result<Option<BuildRequested>, Error> {
+    let event: Option<Vec<u8>> = sqlx::query_scalar("select event from kept_events where id = $1")
+        .bind(build.uuid())
+        .fetch_optional(pool)
+        .await?;
+    Ok(kept(event))
+}
+
 /// Keeps what dispatches a task, in the transaction that makes it. Only for inputs that are inside the event: all
 /// else is in the task's row.
 pub async fn keep_dispatch(

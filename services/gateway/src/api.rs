@@ -1,5 +1,6 @@
 //! What the gateway does, whoever asks by whatever protocol.
 
+mod bases;
 mod builds;
 mod cleanup;
 mod dead_letters;
@@ -7,6 +8,7 @@ mod details;
 mod functions;
 mod idempotency;
 mod lists;
+mod rebuilds;
 mod sessions;
 mod system;
 mod tasks;
@@ -15,6 +17,7 @@ mod waiting;
 mod watch;
 mod watch_task;
 mod webhooks;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;

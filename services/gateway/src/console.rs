@@ -12,6 +12,7 @@
 mod advisories;
 mod assets;
 mod audit;
+mod bases;
 mod builds;
 mod dead_letters;
 mod functions;
@@ -28,6 +29,7 @@ mod session;
 mod tasks;
 mod text;
 mod webhooks;
+mod work;
 mod workers;
 
 use axum::Router;
@@ -45,6 +47,11 @@ pub const ACTIONS: &[&str] = &[
     "/console/builds/{build_id}/cancel",
     "/console/tasks/{task_id}/cancel",
     "/console/deliveries/{delivery_id}/resend",
+    "/console/functions/{function_id}/rebuild",
+    "/console/workers/drain",
+    "/console/workers/resume",
+    "/console/bases/build",
+    "/console/bases/rebuild",
     "/console/dead-letters/replay",
     "/console/dead-letters/drop",
     "/console/registry/plan",
@@ -65,6 +72,7 @@ pub(crate) fn router(gateway: Gateway) -> Router {
             "/console/functions/{function_id}/delete",
             get(functions::ask_delete).post(functions::delete),
         )
+        .route("/console/functions/{function_id}/rebuild", post(functions::rebuild))
         .route("/console/builds", get(builds::list))
         .route("/console/builds/{build_id}", get(builds::one))
         .route("/console/builds/{build_id}/cancel", post(builds::cancel))
@@ -74,6 +82,13 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/console/tasks/{task_id}/cancel", post(tasks::cancel))
         .route("/console/tasks/{task_id}/{text}", get(tasks::text))
         .route("/console/workers", get(workers::page))
+        .route("/console/workers/drain", get(workers::ask_drain).post(workers::drain))
+        .route("/console/workers/resume", post(workers::resume))
+        .route("/console/bases", get(bases::page))
+        .route("/console/bases/build", post(bases::build))
+        .route("/console/bases/stale", get(bases::stale))
+        .route("/console/bases/rebuild", get(bases::ask_rebuild).post(bases::rebuild))
+        .route("/console/bases/runs/{run_id}", get(bases::run))
         .route("/console/mirror", get(mirror::page))
         .route("/console/mirror/{run_id}", get(mirror::run))
         .route("/console/registry", get(registry::page))

@@ -162,6 +162,18 @@ impl Service for Gateway {
         .await
     }
 
+    async fn rebuild_function(
+        &self,
+        request: Request<v1::GetFunctionRequest>,
+    ) -> Result<Response<v1::Function>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let wait = seconds(request.wait_seconds);
+        self.call("RebuildFunction", &metadata, wait, async |caller| {
+            Ok(self.api.rebuild(&caller, function_id(request.function_id)?, wait).await?.into())
+        })
+        .await
+    }
+
     type WatchBuildStream = Pin<Box<dyn Stream<Item = Result<v1::BuildEvent, Status>> + Send>>;
 
     async fn watch_build(

@@ -13,6 +13,7 @@ mod request;
 mod tasks;
 mod traces;
 mod webhooks;
+mod workers;
 
 use axum::Router;
 use axum::http::Method;
@@ -43,6 +44,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/functions", get(functions::list)),
         route(Method::GET, "/functions/{function_id}", get(functions::get)),
         route(Method::DELETE, "/functions/{function_id}", delete(functions::delete)),
+        route(Method::POST, "/functions/{function_id}/rebuild", post(functions::rebuild)),
         route(
             Method::GET,
             "/functions/{function_id}/builds/{build_id}",
@@ -70,6 +72,9 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries)),
         route(Method::GET, "/deliveries/{delivery_id}", get(webhooks::delivery)),
         route(Method::POST, "/deliveries/{delivery_id}/resend", post(webhooks::resend)),
+        route(Method::GET, "/workers", get(workers::list)),
+        route(Method::POST, "/workers/{worker}/drain", post(workers::drain)),
+        route(Method::POST, "/workers/{worker}/resume", post(workers::resume)),
     ]
 }
 

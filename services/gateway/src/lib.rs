@@ -1,8 +1,8 @@
 //! The gateway: the door of the pipeline, over HTTP and over gRPC.
 //!
 //! Invariants:
-//! 1. HTTP and gRPC are thin shells over [`Api`]: what one can do, the other can, with the same rules. Webhooks are made
-//!    and looked at over HTTP alone.
+//! 1. HTTP and gRPC are thin shells over [`Api`]: what one can do, the other can, with the same rules. Webhooks and
+//!    workers are looked after over HTTP alone.
 //! 2. A submission is one transaction: function, version, build, and the event that starts it. The caller's answer
 //!    comes after the commit and never waits for NATS: the outbox sends what was written.
 //! 3. An owner sees what is theirs; everything else does not exist for them.

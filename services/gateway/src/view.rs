@@ -1,6 +1,7 @@
 //! Functions, builds and tasks as callers see them.
 
 pub(crate) mod webhooks;
+pub(crate) mod workers;
 
 use chrono::{DateTime, Utc};
 use mecapy_proto::{BuildId, ErrorCode, TaskId, v1};

@@ -8,8 +8,9 @@ use mecapy_bus::{Delivery, Handler, HandlerError, Outcome, Outgoing, topology};
 use mecapy_objects::Objects;
 use mecapy_proto::BuildId;
 use mecapy_proto::v1::{Failure, PushDone, PushFailed, ScanDone, Verdict};
-use mecapy_registry::{Copier, Digest, Source};
+use mecapy_registry::{Copier, Digest, Manifest, Registry, Source};
 use mecapy_service::step;
+use mecapy_store::builds::Place;
 use mecapy_store::{PgPool, StoredFailure, Turn, builds};
 
 use crate::attach::{artifacts, attach};
@@ -152,14 +153,22 @@ impl Publish {
             duration_ms = done.duration_ms,
             "published"
         );
+        let on = |(registry, image): &(Registry, Manifest)| Place {
+            registry: registry.host().to_owned(),
+            digest: image.digest.to_string(),
+        };
+        let on: Vec<Place> = places.iter().map(on).collect();
         let (broom, staged) = (self.staging.clone(), checked.staged.clone());
         let digest = checked.digest;
         // A function's. Nobody waits for a base image.
         let requested_at = checked.build.base.is_none().then_some(checked.build.requested_at);
         Outcome::commit(move |conn| {
             Box::pin(async move {
-                let moved = builds::published(conn, id, &done.image).await?;
-                Ok(if moved { Outgoing::event(&done) } else { Outgoing::none() })
+                if !builds::published(conn, id, &done.image).await? {
+                    return Ok(Outgoing::none());
+                }
+                builds::published_on(conn, id, &on).await?;
+                Ok(Outgoing::event(&done))
             })
         })
         .then(move || {

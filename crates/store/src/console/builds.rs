@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use mecapy_proto::{FunctionId, Owner};
-use sqlx::{PgPool, Postgres, QueryBuilder};
+use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Before, has_few_functions, push_before};
+use super::Before;
+use super::by_time::ByTime;
 use crate::{BuildState, Error};
 
 /// A build in a list.
@@ -33,40 +34,20 @@ pub struct Filter<'f> {
     pub before: Option<Before>,
 }
 
-const COLUMNS: &str = "b.id, b.function_id, b.version, b.state, b.error_code, b.requested_at, b.started_at, b.ended_at";
-
 pub async fn page(pool: &PgPool, filter: &Filter<'_>, limit: u32) -> Result<Vec<Row>, Error> {
-    let by_function = match (filter.function, filter.owner) {
-        (None, Some(owner)) => has_few_functions(pool, owner.as_str()).await?,
-        _ => false,
+    // Else it is of a base image.
+    let mut only = vec!["t.function_id is not null".to_owned()];
+    only.extend(filter.state.map(|state| format!("t.state = '{state}'")));
+    let list = ByTime {
+        table: "builds",
+        columns: "t.id, t.function_id, t.version, t.state, t.error_code, t.requested_at, t.started_at, t.ended_at",
+        time: "requested_at",
+        owner: filter.owner,
+        function: filter.function,
+        before: filter.before,
+        only,
     };
-    let mut query = QueryBuilder::<Postgres>::new("select ");
-    if by_function {
-        query.push("b.*, f.name, f.owner from functions f cross join lateral (select ");
-        query.push(COLUMNS).push(" from builds b where b.function_id = f.id");
-    } else {
-        query
-            .push(COLUMNS)
-            .push(", f.name, f.owner from builds b join functions f on f.id = b.function_id");
-        query.push(" where f.deleted_at is null and b.function_id is not null");
-    }
-    if let Some(function) = filter.function {
-        query.push(" and b.function_id = ").push_bind(function.get());
-    }
-    if let Some(state) = filter.state {
-        // As text of the query: so PostgreSQL knows which of the indexes serves.
-        query.push(format_args!(" and b.state = '{state}'"));
-    }
-    push_before(&mut query, "b.requested_at", "b.id", filter.before);
-    if by_function {
-        query.push(" order by b.requested_at desc, b.id desc limit ").push_bind(i64::from(limit));
-        query.push(") b where f.deleted_at is null");
-    }
-    if let Some(owner) = filter.owner {
-        query.push(" and f.owner = ").push_bind(owner.as_str().to_owned());
-    }
-    query.push(" order by b.requested_at desc, b.id desc limit ").push_bind(i64::from(limit));
-    Ok(query.build_query_as().fetch_all(pool).await?)
+    list.rows(pool, limit).await
 }
 
 /// What the mirror's record says of an image on the fallback: how it went there last, and when.

@@ -138,7 +138,10 @@ async fn a_function_is_stale_from_the_next_base_to_its_rebuild() {
     publish(&pool, base, OTHER).await;
     let stale = bases::stale(&pool).await.unwrap();
     assert_eq!(stale.len(), 1);
-    assert_eq!((stale[0].function_id().unwrap(), stale[0].build()), (function, first));
+    assert_eq!(
+        (stale[0].current.function_id().unwrap(), stale[0].current.build()),
+        (function, first)
+    );
     assert_eq!(
         (stale[0].base_digest.as_deref(), stale[0].newest_digest.as_str(), stale[0].in_work),
         (Some(DIGEST), OTHER, false)

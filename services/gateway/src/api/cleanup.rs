@@ -1,20 +1,19 @@
 //! Runs of the janitor: look at one, ask for a plan, for a cleanup, for an undo. The janitor does it.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use mecapy_bus::Outgoing;
 use mecapy_proto::TaskId;
 use mecapy_proto::v1::CleanupRequested;
-use mecapy_store::cleanup_items::{self, Item, Of, Target};
+use mecapy_store::cleanup_items::{self, After, Item, Of};
 use mecapy_store::cleanup_runs::{self, Run};
 use serde_json::json;
 
+use super::lists::wrong_token;
 use super::{Api, note};
 use crate::{Caller, Error};
 
-/// Of what a run is about, as many are named; the report on S3 has all.
-const SHOWN: usize = 1_000;
+/// Of what a run is about, a page names as many.
+const SHOWN: u32 = 200;
 /// Plans whose id begins so are asked for here, by the policies of the janitor's configuration, as what deletes is.
 const PLAN_PREFIX: &str = "console-plan";
 /// A plan that is older tells too little of what would go now.
@@ -64,33 +63,33 @@ pub(crate) struct CleanupRun {
     pub items: CleanupItems,
 }
 
-/// The first of them in order, and how many all are.
+/// A page of them in order, and how many all are.
 #[derive(Debug)]
 pub(crate) struct CleanupItems {
-    pub first: Vec<Item>,
+    pub page: Vec<Item>,
     pub by_policy: Vec<(String, i64)>,
+    /// The token of the next page. None: this is the last.
+    pub next: Option<String>,
 }
 
 impl CleanupItems {
-    fn of(mut all: Vec<Item>) -> Self {
-        let mut by_policy: BTreeMap<&str, i64> = BTreeMap::new();
-        for item in &all {
-            *by_policy.entry(item.policy.as_str()).or_default() += 1;
-        }
-        let by_policy = by_policy.into_iter().map(|(policy, count)| (policy.to_owned(), count));
-        let by_policy = by_policy.collect();
-        all.truncate(SHOWN);
-        Self { first: all, by_policy }
-    }
-
     pub(crate) fn total(&self) -> i64 {
         self.by_policy.iter().map(|(_, count)| count).sum()
     }
+}
 
-    /// Those that are not among the first.
-    pub(crate) fn more(&self) -> i64 {
-        self.total() - self.first.len() as i64
+fn token(item: &Item) -> String {
+    format!("{}.{}", item.position, item.run_id)
+}
+
+fn after(token: &str) -> Result<Option<After>, Error> {
+    if token.is_empty() {
+        return Ok(None);
     }
+    let parsed = token.split_once('.').and_then(|(position, run)| {
+        Some(After { run_id: run.to_owned(), position: position.parse().ok()? })
+    });
+    parsed.map(Some).ok_or_else(wrong_token)
 }
 
 /// Why nothing is deleted by this run's plan. None: it may be.
@@ -120,21 +119,36 @@ impl Api {
         &self,
         caller: &Caller,
         id: &str,
+        page_token: &str,
     ) -> Result<Option<CleanupRun>, Error> {
         caller.must_see_all()?;
-        let pool = &self.0.pool;
-        let Some(run) = cleanup_runs::get(pool, id).await? else { return Ok(None) };
+        let Some(run) = cleanup_runs::get(&self.0.pool, id).await? else { return Ok(None) };
         let of = if run.kind == "undo" { Of::Undo(id) } else { Of::Plan(id) };
-        let first = cleanup_items::first(pool, of, SHOWN as i64).await?;
-        let by_policy = cleanup_items::by_policy(pool, of).await?;
-        Ok(Some(CleanupRun { run, items: CleanupItems { first, by_policy } }))
+        let items = self.cleanup_items(of, page_token).await?;
+        Ok(Some(CleanupRun { run, items }))
     }
 
     /// What an undo of this run would put back.
-    pub(crate) async fn undoable(&self, caller: &Caller, run: &str) -> Result<CleanupItems, Error> {
+    pub(crate) async fn undoable(
+        &self,
+        caller: &Caller,
+        run: &str,
+        page_token: &str,
+    ) -> Result<CleanupItems, Error> {
         caller.must_see_all()?;
-        let all = cleanup_items::deleted(&self.0.pool, &Target::Run(run)).await?;
-        Ok(CleanupItems::of(all))
+        self.cleanup_items(Of::Undoable(run), page_token).await
+    }
+
+    async fn cleanup_items(&self, of: Of<'_>, page_token: &str) -> Result<CleanupItems, Error> {
+        let (pool, after) = (&self.0.pool, after(page_token)?);
+        let (mut page, by_policy) = tokio::try_join!(
+            cleanup_items::page(pool, of, after.as_ref(), SHOWN + 1),
+            cleanup_items::by_policy(pool, of),
+        )?;
+        let more = page.len() > SHOWN as usize;
+        page.truncate(SHOWN as usize);
+        let next = page.last().filter(|_| more).map(token);
+        Ok(CleanupItems { page, by_policy, next })
     }
 
     /// Asks for a run; its id.

@@ -9,7 +9,7 @@ use super::Api;
 use crate::{Caller, Error};
 
 /// Rows of a page.
-const PAGE: u32 = 50;
+pub(super) const PAGE: u32 = 50;
 
 /// A page, and the token of the next.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Listed<T> {
 
 impl<T> Listed<T> {
     /// Of one row more than a page has, if there are more.
-    fn of(mut rows: Vec<T>, token: impl FnOnce(&T) -> String) -> Self {
+    pub(super) fn of(mut rows: Vec<T>, token: impl FnOnce(&T) -> String) -> Self {
         let more = rows.len() > PAGE as usize;
         rows.truncate(PAGE as usize);
         let next = rows.last().filter(|_| more).map(token);
@@ -126,14 +126,14 @@ fn before(token: &str) -> Result<Option<Before>, Error> {
     parsed.map(Some).ok_or_else(wrong_token)
 }
 
-fn number(token: &str) -> Result<Option<i64>, Error> {
+pub(super) fn number(token: &str) -> Result<Option<i64>, Error> {
     if token.is_empty() {
         return Ok(None);
     }
     token.parse().map(Some).map_err(|_| wrong_token())
 }
 
-fn wrong_token() -> Error {
+pub(super) fn wrong_token() -> Error {
     Error::field_is("page_token", "the token is not from the last page")
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
-use mecapy_bus::{Bus, ReplicaStatus, Replicas, WorkerStatus, Workers, dead_letters, topology};
+use mecapy_bus::{
+    Bus, DrainOrder, Drains, ReplicaStatus, Replicas, WorkerStatus, Workers, dead_letters, topology,
+};
 use mecapy_service::chain;
 use mecapy_store::cleanup_runs::Run;
 use mecapy_store::console::figures;
@@ -53,6 +55,8 @@ pub(crate) struct Snapshot {
     pub dead_letters: Seen<u64>,
     pub replicas: Seen<Vec<ReplicaStatus>>,
     pub workers: Seen<Vec<WorkerStatus>>,
+    /// Workers that are to take no tasks.
+    pub drains: Seen<Vec<DrainOrder>>,
 }
 
 /// How full the registry is.
@@ -85,6 +89,7 @@ pub(super) struct System {
     bus: Bus,
     replicas: Replicas,
     workers: Workers,
+    drains: Drains,
     newest: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
@@ -93,6 +98,7 @@ impl System {
         Self {
             replicas: Replicas::new(bus.clone()),
             workers: Workers::new(bus.clone()),
+            drains: Drains::new(bus.clone()),
             bus,
             newest: Mutex::default(),
         }
@@ -100,6 +106,19 @@ impl System {
 
     pub(super) fn bus(&self) -> &Bus {
         &self.bus
+    }
+
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub(super) fn drains(&self) -> &Drains {
+        &self.drains
+    }
+
+    /// Whoever asks next looks anew.
+    pub(super) async fn forget(&self) {
+        *self.newest.lock().await = None;
     }
 }
 
@@ -144,14 +163,17 @@ impl Api {
         {
             return Ok(snapshot.clone());
         }
-        let (work, backlog, dead_letters, replicas, workers) = tokio::join!(
+        let (work, backlog, dead_letters, replicas, workers, drains) = tokio::join!(
             self.work(caller),
             seen(topology::backlog(&system.bus)),
             seen(dead_letters::count(&system.bus)),
             seen(system.replicas.list()),
             seen(system.workers.list()),
+            seen(system.drains.list()),
         );
-        let snapshot = Arc::new(Snapshot { work: work?, backlog, dead_letters, replicas, workers });
+        let work = work?;
+        let snapshot = Snapshot { work, backlog, dead_letters, replicas, workers, drains };
+        let snapshot = Arc::new(snapshot);
         *newest = Some((Instant::now(), snapshot.clone()));
         Ok(snapshot)
     }

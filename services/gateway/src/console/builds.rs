@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Redirect};
 use maud::{Markup, html};
 use mecapy_store::BuildState;
@@ -12,15 +11,18 @@ use serde::Deserialize;
 
 use super::layout::{self, Frame, Section};
 use super::parts::{
-    badge, button, bytes, choice, empty, error_code, facts, log, maybe_time, notice, pager, table,
-    time,
+    badge, button, bytes, choice, empty, facts, log, maybe_time, notice, table, time,
 };
 use super::plot;
 use super::problem::Answer;
 use super::session::Act;
 use super::text;
+use super::work::{
+    List, Named, failure, function_cell, function_field, image, log_part, of_function, plain,
+    state, state_cell,
+};
 use crate::api::{BuildDetails, BuildQuery, BuildText, Session};
-use crate::http::{build_id, function_id};
+use crate::http::build_id;
 use crate::{Error, Gateway};
 
 #[derive(Debug, Default, Deserialize)]
@@ -36,36 +38,30 @@ pub(super) async fn list(
     session: Session,
     Query(query): Query<ListQuery>,
 ) -> Answer {
-    let function = match query.function.trim() {
-        "" => None,
-        number => Some(function_id(number)?),
-    };
+    let function = of_function(&query.function)?;
     let state = BuildState::ALL.iter().find(|state| state.as_str() == query.state).copied();
     let asked = BuildQuery { function, state, page_token: query.page_token.clone() };
     let listed = gateway.api.list_builds(&session.caller, &asked).await?;
     let number = function.map(|id| id.to_string()).unwrap_or_default();
-    let filters = [
-        ("function", number.as_str()),
-        ("state", state.map_or("", BuildState::as_str)),
-        ("page_token", query.page_token.as_str()),
-    ];
     let states: Vec<&str> = BuildState::ALL.iter().map(|state| state.as_str()).collect();
-    let content = html! {
-        form.filters method="get" action="/console/builds" role="search" {
-            (choice("state", "State", &states, &query.state))
-            label { "Function" input type="number" name="function" min="1" value=(number); }
-            button type="submit" { "Show" }
-        }
-        (rows(&listed.rows, true))
-        (pager("/console/builds", &filters, listed.next.as_deref()))
-    };
-    let frame = Frame {
+    let list = List {
         session: &session,
         section: Section::Builds,
         title: "Builds",
-        live: Some("/console/events".to_owned()),
+        path: "/console/builds",
+        filters: &[
+            ("function", &number),
+            ("state", state.map_or("", BuildState::as_str)),
+            ("page_token", &query.page_token),
+        ],
+        fields: html! {
+            (choice("state", "State", &states, &query.state))
+            (function_field(&number))
+        },
+        table: rows(&listed.rows, true),
+        next: listed.next.as_deref(),
     };
-    Ok(layout::page(&frame, &content))
+    Ok(list.page())
 }
 
 /// A table of builds; with the function where they are of several.
@@ -74,14 +70,9 @@ pub(super) fn rows(builds: &[Row], with_function: bool) -> Markup {
         @for row in builds {
             tr {
                 th scope="row" { a href={ "/console/builds/" (row.id) } { code { (row.id) } } }
-                @if with_function {
-                    td { a href={ "/console/functions/" (row.function_id) } { (text::line(&row.name)) } " " span.quiet { (text::line(&row.owner)) } }
-                }
+                @if with_function { (function_cell(row.function_id, &row.name, &row.owner)) }
                 td.number { "v" (row.version) }
-                td {
-                    (badge(row.state.as_str()))
-                    @if let Some(code) = &row.error_code { " " (text::line(code)) }
-                }
+                (state_cell(row.state.as_str(), row.error_code.as_deref()))
                 td { (time(row.requested_at)) }
                 td.number { @if let Some(ended) = row.ended_at { (text::between(row.requested_at, ended)) } }
             }
@@ -128,15 +119,8 @@ pub(super) async fn one(
             }
         }
         (plot::waterfall(&details.waterfall))
-        (failure(&details))
-        section #log-part {
-            h2 { "Log" }
-            @match (&stored_log, state.is_final()) {
-                (Some(stored), _) => (log("log", stored, &download(BuildText::Log))),
-                (None, false) => pre.log #log tabindex="0" aria-live="off" {},
-                (None, true) => p.quiet { "It left no log, or it can't be read just now." },
-            }
-        }
+        (failure("failure", "Why it failed", details.build.failure().as_ref(), None))
+        (log_part(stored_log.as_ref(), state.is_final(), &download(BuildText::Log)))
         (findings(&details, &download(BuildText::Report), &download(BuildText::Sbom), &download(BuildText::Sarif)))
         @if let Some(dockerfile) = &dockerfile {
             details #dockerfile data-part { summary { "Dockerfile" } (log("dockerfile-text", dockerfile, &download(BuildText::Dockerfile))) }
@@ -161,21 +145,12 @@ pub(super) async fn one(
 fn summary(details: &BuildDetails) -> Markup {
     let (function, build) = (&details.overview.function, &details.build);
     let version = details.version.as_ref();
-    let image = |name: &Option<String>| {
-        html! {
-            @match name { Some(name) => code { (text::line(name)) }, None => "–" }
-        }
-    };
+    let image = |name: &Option<String>| image(name.as_deref());
+    let end_is_asked_for = build.cancel_requested && !build.state.is_final();
     facts(
         "summary",
         &[
-            (
-                "State",
-                html! {
-                    (badge(build.state.as_str()))
-                    @if build.cancel_requested && !build.state.is_final() { " its end is asked for" }
-                },
-            ),
+            ("State", state(build.state.as_str(), end_is_asked_for)),
             (
                 "Function",
                 html! { a href={ "/console/functions/" (function.id) } { (text::line(&function.name)) } },
@@ -209,20 +184,6 @@ fn summary(details: &BuildDetails) -> Markup {
             ("Digest", image(&build.digest)),
         ],
     )
-}
-
-fn failure(details: &BuildDetails) -> Markup {
-    html! {
-        div #failure data-part {
-            @if let Some(failure) = details.build.failure() {
-                section.problem {
-                    h2 { "Why it failed" }
-                    p { (error_code(&failure.code)) ": " (text::block(&failure.message)) }
-                    @if !failure.log.is_empty() { pre.log tabindex="0" { (text::block(&failure.log.join("\n"))) } }
-                }
-            }
-        }
-    }
 }
 
 fn findings(details: &BuildDetails, report: &str, sbom: &str, sarif: &str) -> Markup {
@@ -272,16 +233,15 @@ pub(super) async fn cancel(
     Ok(Redirect::to(&format!("/console/builds/{id}?notice=cancelled")).into_response())
 }
 
-/// A text of a build as it is, to be kept or read by a program.
+/// A text of a build.
 pub(super) async fn text(
     State(gateway): State<Gateway>,
     session: Session,
-    Path((id, name)): Path<(String, String)>,
+    Path((id, name)): Named,
 ) -> Answer {
     let id = build_id(&id)?;
     let not_found = || Error::NotFound("such text of this build".to_owned());
     let text = BuildText::ALL.iter().find(|text| text.name() == name).ok_or_else(not_found)?;
     let found = gateway.api.build_text(&session.caller, id, *text).await?.ok_or_else(not_found)?;
-    // Never as markup: a browser shows it as it is, whatever is in it.
-    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], found).into_response())
+    Ok(plain(found))
 }

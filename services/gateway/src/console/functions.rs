@@ -1,5 +1,7 @@
 //! Functions, and one of them.
 
+use std::time::Duration;
+
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect};
 use maud::{Markup, html};
@@ -8,7 +10,7 @@ use serde::Deserialize;
 use super::builds;
 use super::layout::{self, Frame, Section};
 use super::parts::{
-    badge, bytes, csrf, empty, facts, link, maybe_time, notice, pager, table, time,
+    badge, button, bytes, csrf, empty, facts, link, maybe_time, notice, pager, table, time,
 };
 use super::plot;
 use super::problem::Answer;
@@ -111,6 +113,8 @@ pub(super) async fn one(
         (tasks::rows(&ran.rows, false))
         @if ran.next.is_some() { p { a href=(link("/console/tasks", &filter, None)) { "All its tasks" } } }
         @if caller.must_act().is_ok() {
+            p { "What it needs may be newer by now: its base image, packages that are not pinned." }
+            (button(&session, &format!("/console/functions/{id}/rebuild"), "Build its newest version again"))
             p { a.danger href={ "/console/functions/" (id) "/delete" } { "Delete this function…" } }
         }
     };
@@ -148,6 +152,20 @@ fn summary(details: &FunctionDetails) -> Markup {
             ("Since", time(function.created_at)),
         ]))
     }
+}
+
+pub(super) async fn rebuild(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+    act: Act,
+) -> Answer {
+    let id = function_id(&id)?;
+    let function = gateway.api.rebuild(&act.session.caller, id, Duration::ZERO).await?;
+    let place = match function.build_id {
+        Some(build) => format!("/console/builds/{build}?notice=rebuilding"),
+        None => format!("/console/functions/{id}"),
+    };
+    Ok(Redirect::to(&place).into_response())
 }
 
 pub(super) async fn ask_delete(

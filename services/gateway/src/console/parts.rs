@@ -30,8 +30,8 @@ pub(super) fn badge(state: &str) -> Markup {
         "failed" | "rejected" | "timed_out" | "oom" | "lost" | "open" | "CRITICAL" | "REJECTED"
         | "refused" | "undo_failed" | "not_found" | "not ready" | "dead letter" | "dead"
         | "disabled" => "bad",
-        "cancelled" | "HIGH" | "FAILOVER" | "stopping" | "half-open" | "skipped" | "revoked"
-        | "retried" | "handed back" => "warn",
+        "cancelled" | "HIGH" | "FAILOVER" | "stopping" | "draining" | "drained" | "half-open"
+        | "skipped" | "revoked" | "retried" | "handed back" => "warn",
         "building" | "scanning" | "publishing" | "running" | "planning" | "applying" | "busy"
         | "begun" => "busy",
         _ => "quiet",
@@ -138,6 +138,9 @@ pub(super) fn notice(code: &str) -> Markup {
         "deleted" => "The function is deleted. Its images go with the next cleanup.",
         "replayed" => "Replayed: what fails again comes back as a new dead letter.",
         "dropped" => "Dropped.",
+        "draining" => "It takes no more tasks, and finishes those that it has.",
+        "resumed" => "It takes tasks again.",
+        "rebuilding" => "Built again: until the build is ready, the function runs as it does now.",
         "resent" => "It is sent again, at once and for a day.",
         _ => return html! {},
     };

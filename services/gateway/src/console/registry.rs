@@ -1,14 +1,17 @@
 //! How full the registry is, and its cleanup: plan, apply, undo. What goes is named before it goes.
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect};
 use chrono::Utc;
 use maud::{Markup, html};
 use mecapy_store::cleanup_runs::Run;
+use serde::Deserialize;
 
 use super::layout::{self, Frame, Section};
 use super::mirror::address;
-use super::parts::{badge, button, bytes, csrf, empty, facts, maybe_time, short, table, time};
+use super::parts::{
+    badge, button, bytes, csrf, empty, facts, maybe_time, pager, short, table, time,
+};
 use super::plot;
 use super::problem::Answer;
 use super::session::Act;
@@ -45,12 +48,20 @@ pub(super) async fn page(State(gateway): State<Gateway>, session: Session) -> An
     Ok(layout::page(&frame, &content))
 }
 
+/// Which of the items.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Page {
+    page_token: String,
+}
+
 pub(super) async fn run(
     State(gateway): State<Gateway>,
     session: Session,
     Path(id): Path<String>,
+    Query(page): Query<Page>,
 ) -> Answer {
-    let found = gateway.api.cleanup_run(&session.caller, &id).await?;
+    let found = gateway.api.cleanup_run(&session.caller, &id, &page.page_token).await?;
     let title = format!("Cleanup run {}", text::line(&id));
     let goes_on = found.as_ref().is_none_or(|found| !found.run.has_ended());
     let content = match &found {
@@ -61,6 +72,7 @@ pub(super) async fn run(
             (summary(&found.run))
             div #next data-part { (what_next(&session, found)) }
             (items(&found.items))
+            (more(&format!("/console/registry/runs/{}", address(&id)), &page, &found.items))
         },
     };
     let live = goes_on.then(|| "/console/events".to_owned());
@@ -107,7 +119,7 @@ fn what_next(session: &Session, found: &CleanupRun) -> Markup {
 
 fn items(items: &CleanupItems) -> Markup {
     let rows = html! {
-        @for item in &items.first {
+        @for item in &items.page {
             tr {
                 th scope="row" { (text::line(&item.repository)) " " code { (short(&item.digest)) } }
                 td { (text::line(&item.tags.join(" "))) @if let Some(to) = &item.moved_to { " to " code { (short(to)) } } }
@@ -117,27 +129,31 @@ fn items(items: &CleanupItems) -> Markup {
                 td { (text::line(&item.reason)) }
             }
         }
-        @if items.first.is_empty() { (empty(6, "There is nothing to delete.")) }
+        @if items.page.is_empty() { (empty(6, "There is nothing to delete.")) }
     };
     let headers = ["Image", "Tags", "What", "State", "Policy and rule", "Why"];
     html! {
         (table("items", "What goes, in order", &headers, &rows))
-        @if items.more() > 0 { p.quiet { "The first " (items.first.len()) " of " (items.total()) "." } }
+        @if (items.page.len() as i64) < items.total() { p.quiet { (items.page.len()) " of " (items.total()) "." } }
     }
 }
 
-/// What goes, in numbers: by policy, with the images' names.
-fn named(items: &CleanupItems) -> Markup {
+fn more(path: &str, page: &Page, items: &CleanupItems) -> Markup {
+    pager(path, &[("page_token", page.page_token.as_str())], items.next.as_deref())
+}
+
+/// What goes, in numbers: by policy, with the images' names, a page at a time.
+fn named(path: &str, page: &Page, items: &CleanupItems) -> Markup {
     html! {
         ul { @for (policy, count) in &items.by_policy { li { (text::line(policy)) ": " (count) } } }
-        details open[items.total() <= 20] {
+        details open[items.total() <= 20 || !page.page_token.is_empty()] {
             summary { "All " (items.total()) " by name" }
             ul.names {
-                @for item in &items.first {
+                @for item in &items.page {
                     li { (text::line(&item.action.replace('_', " "))) " " code { (text::line(&item.repository)) "@" (short(&item.digest)) } " " (text::line(&item.tags.join(" "))) ": " (text::line(&item.reason)) }
                 }
-                @if items.more() > 0 { li { "and " (items.more()) " more" } }
             }
+            (more(path, page, items))
         }
     }
 }
@@ -146,9 +162,10 @@ pub(super) async fn ask_apply(
     State(gateway): State<Gateway>,
     session: Session,
     Path(id): Path<String>,
+    Query(page): Query<Page>,
 ) -> Answer {
     session.caller.must_operate()?;
-    let found = gateway.api.cleanup_run(&session.caller, &id).await?;
+    let found = gateway.api.cleanup_run(&session.caller, &id, &page.page_token).await?;
     let found = found.ok_or_else(|| Error::NotFound("cleanup run with this id".to_owned()))?;
     let run = &found.run;
     let content = html! {
@@ -157,7 +174,7 @@ pub(super) async fn ask_apply(
             (bytes(run.planned_bytes)) ". The janitor plans once more when it deletes: what is needed by then stays, and "
             "what has become due since goes as well. What goes can be put back for 30 days."
         }
-        (named(&found.items))
+        (named(&format!("/console/registry/runs/{}/apply", address(&id)), &page, &found.items))
         @if let Some(why) = why_not_applied(run, Utc::now()) {
             p.warn { "It can't be applied: " (why) "." }
             p { a href={ "/console/registry/runs/" (address(&run.id)) } { "Leave it" } }
@@ -183,15 +200,16 @@ pub(super) async fn ask_undo(
     State(gateway): State<Gateway>,
     session: Session,
     Path(id): Path<String>,
+    Query(page): Query<Page>,
 ) -> Answer {
     session.caller.must_operate()?;
-    let items = gateway.api.undoable(&session.caller, &id).await?;
+    let items = gateway.api.undoable(&session.caller, &id, &page.page_token).await?;
     let content = html! {
-        @if items.first.is_empty() {
+        @if items.total() == 0 {
             p { "There is nothing of it that could be put back." }
         } @else {
             p { "This puts back " strong { (items.total()) " things" } " that the run deleted, as far as their blobs are still there." }
-            (named(&items))
+            (named(&format!("/console/registry/runs/{}/undo", address(&id)), &page, &items))
             form method="post" action="/console/registry/undo" {
                 (csrf(&session))
                 input type="hidden" name="run" value=(id);

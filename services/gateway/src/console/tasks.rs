@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Redirect};
 use maud::{Markup, html};
 use mecapy_store::TaskState;
@@ -12,15 +11,17 @@ use serde::Deserialize;
 
 use super::builds::Noticed;
 use super::layout::{self, Frame, Section};
-use super::parts::{
-    badge, button, choice, empty, error_code, facts, log, maybe_time, notice, pager, table, time,
-};
+use super::parts::{badge, button, choice, empty, facts, log, maybe_time, notice, table, time};
 use super::plot;
 use super::problem::Answer;
 use super::session::Act;
 use super::text;
+use super::work::{
+    List, Named, failure, function_cell, function_field, image, log_part, of_function, plain,
+    state, state_cell,
+};
 use crate::api::{LogStream, Session, TaskDetails, TaskQuery};
-use crate::http::{function_id, task_id};
+use crate::http::task_id;
 use crate::{Error, Gateway};
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,40 +38,34 @@ pub(super) async fn list(
     session: Session,
     Query(query): Query<ListQuery>,
 ) -> Answer {
-    let function = match query.function.trim() {
-        "" => None,
-        number => Some(function_id(number)?),
-    };
+    let function = of_function(&query.function)?;
     let state = TaskState::ALL.iter().find(|state| state.as_str() == query.state).copied();
     let cache = Cache::ALL.iter().find(|cache| cache.as_str() == query.cache).copied();
     let asked = TaskQuery { function, state, cache, page_token: query.page_token.clone() };
     let listed = gateway.api.list_tasks(&session.caller, &asked).await?;
     let number = function.map(|id| id.to_string()).unwrap_or_default();
-    let filters = [
-        ("function", number.as_str()),
-        ("state", state.map_or("", TaskState::as_str)),
-        ("cache", cache.map_or("", Cache::as_str)),
-        ("page_token", query.page_token.as_str()),
-    ];
     let states: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
     let caches: Vec<&str> = Cache::ALL.iter().map(|cache| cache.as_str()).collect();
-    let content = html! {
-        form.filters method="get" action="/console/tasks" role="search" {
-            (choice("state", "State", &states, &query.state))
-            (choice("cache", "Image", &caches, &query.cache))
-            label { "Function" input type="number" name="function" min="1" value=(number); }
-            button type="submit" { "Show" }
-        }
-        (rows(&listed.rows, true))
-        (pager("/console/tasks", &filters, listed.next.as_deref()))
-    };
-    let frame = Frame {
+    let list = List {
         session: &session,
         section: Section::Tasks,
         title: "Tasks",
-        live: Some("/console/events".to_owned()),
+        path: "/console/tasks",
+        filters: &[
+            ("function", &number),
+            ("state", state.map_or("", TaskState::as_str)),
+            ("cache", cache.map_or("", Cache::as_str)),
+            ("page_token", &query.page_token),
+        ],
+        fields: html! {
+            (choice("state", "State", &states, &query.state))
+            (choice("cache", "Image", &caches, &query.cache))
+            (function_field(&number))
+        },
+        table: rows(&listed.rows, true),
+        next: listed.next.as_deref(),
     };
-    Ok(layout::page(&frame, &content))
+    Ok(list.page())
 }
 
 /// A table of tasks; with the function where they are of several.
@@ -79,13 +74,8 @@ pub(super) fn rows(tasks: &[Row], with_function: bool) -> Markup {
         @for row in tasks {
             tr {
                 th scope="row" { a href={ "/console/tasks/" (row.id) } { code { (row.id) } } }
-                @if with_function {
-                    td { a href={ "/console/functions/" (row.function_id) } { (text::line(&row.name)) } " " span.quiet { (text::line(&row.owner)) } }
-                }
-                td {
-                    (badge(row.state.as_str()))
-                    @if let Some(code) = &row.error_code { " " (text::line(code)) }
-                }
+                @if with_function { (function_cell(row.function_id, &row.name, &row.owner)) }
+                (state_cell(row.state.as_str(), row.error_code.as_deref()))
                 td { @if let Some(cache) = &row.cache { (badge(cache)) } }
                 td { @if let Some(worker) = &row.worker { (text::line(worker)) } @if row.attempt > 1 { " attempt " (row.attempt) } }
                 td { (time(row.created_at)) }
@@ -121,7 +111,7 @@ pub(super) async fn one(
             }
         }
         (plot::waterfall(&details.waterfall))
-        (end(&details))
+        (failure("end", "How it ended", details.task.failure().as_ref(), details.task.exit_code))
         section #result data-part {
             @if state == TaskState::Succeeded {
                 h2 { "Result" }
@@ -131,14 +121,7 @@ pub(super) async fn one(
                 }
             }
         }
-        section #log-part {
-            h2 { "Log" }
-            @match (&details.log, state.is_final()) {
-                (Some(stored), _) => (log("log", stored, &format!("/console/tasks/{id}/log"))),
-                (None, false) => pre.log #log tabindex="0" aria-live="off" {},
-                (None, true) => p.quiet { "It left no log, or it can't be read just now." },
-            }
-        }
+        (log_part(details.log.as_ref(), state.is_final(), &format!("/console/tasks/{id}/log")))
     };
     let title = format!("Task of {}", text::line(&details.function.name));
     let live = (!state.is_final()).then(|| format!("/console/events/tasks/{id}"));
@@ -148,21 +131,11 @@ pub(super) async fn one(
 
 fn summary(details: &TaskDetails) -> Markup {
     let (function, task) = (&details.function, &details.task);
-    let image = |name: Option<&str>| {
-        html! {
-            @match name { Some(name) if !name.is_empty() => code { (text::line(name)) }, _ => "–" }
-        }
-    };
+    let end_is_asked_for = task.cancel_requested && !task.state.is_final();
     facts(
         "summary",
         &[
-            (
-                "State",
-                html! {
-                    (badge(task.state.as_str()))
-                    @if task.cancel_requested && !task.state.is_final() { " its end is asked for" }
-                },
-            ),
+            ("State", state(task.state.as_str(), end_is_asked_for)),
             ("Task", html! { code { (task.id()) } }),
             (
                 "Function",
@@ -196,25 +169,6 @@ fn summary(details: &TaskDetails) -> Markup {
     )
 }
 
-/// How it ended, with the evidence.
-fn end(details: &TaskDetails) -> Markup {
-    let task = &details.task;
-    html! {
-        div #end data-part {
-            @if let Some(failure) = task.failure() {
-                section.problem {
-                    h2 { "How it ended" }
-                    p {
-                        (error_code(&failure.code)) ": " (text::block(&failure.message))
-                        @if let Some(code) = task.exit_code { " (exit code " (code) ")" }
-                    }
-                    @if !failure.log.is_empty() { pre.log tabindex="0" { (text::block(&failure.log.join("\n"))) } }
-                }
-            }
-        }
-    }
-}
-
 pub(super) async fn cancel(
     State(gateway): State<Gateway>,
     Path(id): Path<String>,
@@ -229,7 +183,7 @@ pub(super) async fn cancel(
 pub(super) async fn text(
     State(gateway): State<Gateway>,
     session: Session,
-    Path((id, name)): Path<(String, String)>,
+    Path((id, name)): Named,
 ) -> Answer {
     let (caller, id) = (&session.caller, task_id(&id)?);
     let found = match name.as_str() {
@@ -237,6 +191,5 @@ pub(super) async fn text(
         "result" => gateway.api.task_result(caller, id, Duration::ZERO).await?,
         _ => return Err(Error::NotFound("such text of this task".to_owned()).into()),
     };
-    // Never as markup: a browser shows it as it is, whatever is in it.
-    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], found).into_response())
+    Ok(plain(found))
 }

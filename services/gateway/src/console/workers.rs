@@ -1,24 +1,35 @@
-//! Who runs tasks, and what each has.
+//! Who runs tasks, what each has, and who is to take none.
 
-use axum::extract::State;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse as _, Redirect};
 use maud::{Markup, html};
-use mecapy_bus::WorkerStatus;
+use mecapy_bus::{DrainOrder, WorkerStatus};
+use serde::Deserialize;
 
+use super::builds::Noticed;
 use super::layout::{self, Frame, Section};
-use super::parts::{badge, bytes, empty, short, table, time, unseen};
+use super::parts::{badge, bytes, csrf, empty, link, notice, short, table, time, unseen};
 use super::problem::Answer;
+use super::session::Act;
 use super::text;
-use crate::Gateway;
 use crate::api::Session;
+use crate::{Error, Gateway};
 
-pub(super) async fn page(State(gateway): State<Gateway>, session: Session) -> Answer {
+pub(super) async fn page(
+    State(gateway): State<Gateway>,
+    session: Session,
+    Query(query): Query<Noticed>,
+) -> Answer {
     let snapshot = gateway.api.snapshot(&session.caller).await?;
-    let content = match &snapshot.workers {
-        Ok(workers) => html! {
-            (overview(workers))
-            @for worker in workers { (one(worker)) }
-        },
-        Err(why) => unseen("Workers", why),
+    let content = html! {
+        (notice(&query.notice))
+        @match (&snapshot.workers, &snapshot.drains) {
+            (Ok(workers), Ok(orders)) => {
+                (overview(&session, workers, orders))
+                @for worker in workers { (one(worker)) }
+            }
+            (Err(why), _) | (_, Err(why)) => (unseen("Workers", why)),
+        }
     };
     let frame = Frame {
         session: &session,
@@ -29,18 +40,23 @@ pub(super) async fn page(State(gateway): State<Gateway>, session: Session) -> An
     Ok(layout::page(&frame, &content))
 }
 
-fn overview(workers: &[WorkerStatus]) -> Markup {
+fn overview(session: &Session, workers: &[WorkerStatus], orders: &[DrainOrder]) -> Markup {
+    let may = session.caller.must_operate().is_ok();
+    let order = |name: &str| orders.iter().find(|order| order.worker == name);
+    let away = |order: &&DrainOrder| workers.iter().all(|worker| worker.name != order.worker);
+    let away: Vec<&DrainOrder> = orders.iter().filter(away).collect();
     let rows = html! {
         @for worker in workers {
             @let parked: usize = worker.parked.iter().map(|parked| parked.waiting).sum();
-            @let state = match () {
-                () if worker.is_stopping => "stopping",
-                () if worker.running >= worker.slots => "busy",
-                () => "free",
+            @let order = order(&worker.name);
+            @let state = match worker.state() {
+                // It has not heard of it yet.
+                "free" | "busy" if order.is_some() => "draining",
+                state => state,
             };
             tr {
                 th scope="row" { (text::line(&worker.name)) " " span.quiet { (text::line(&worker.version)) } }
-                td { (badge(state)) }
+                td { (badge(state)) (given(order)) }
                 td.number { (worker.running) " of " (worker.slots) }
                 td.number { (parked) " for " (worker.parked.len()) }
                 td.number { (worker.images.len()) ", " (bytes(worker.image_bytes as i64)) }
@@ -51,9 +67,18 @@ fn overview(workers: &[WorkerStatus]) -> Markup {
                 }
                 td { (time(worker.started_at)) }
                 td { (time(worker.seen_at)) }
+                @if may { td { (action(session, &worker.name, order.is_some())) } }
             }
         }
-        @if workers.is_empty() { (empty(8, "No worker has said anything lately.")) }
+        @for order in &away {
+            tr {
+                th scope="row" { (text::line(&order.worker)) }
+                td { (badge("away")) (given(Some(order))) }
+                td colspan="6" { "Nobody of this name lives. Whoever comes takes no tasks." }
+                @if may { td { (action(session, &order.worker, true)) } }
+            }
+        }
+        @if workers.is_empty() && away.is_empty() { (empty(9, "No worker has said anything lately.")) }
     };
     let headers = [
         "Worker",
@@ -64,8 +89,33 @@ fn overview(workers: &[WorkerStatus]) -> Markup {
         "Breakers of registries",
         "Since",
         "Last sign",
+        "Do",
     ];
-    table("workers", "Workers", &headers, &rows)
+    table("workers", "Workers", &headers[..if may { 9 } else { 8 }], &rows)
+}
+
+/// Who wants it so.
+fn given(order: Option<&DrainOrder>) -> Markup {
+    html! {
+        @if let Some(order) = order {
+            div.quiet { (text::line(&order.by)) ", " (time(order.at)) }
+        }
+    }
+}
+
+fn action(session: &Session, name: &str, is_drained: bool) -> Markup {
+    html! {
+        @if is_drained {
+            form.inline method="post" action="/console/workers/resume" {
+                (csrf(session))
+                input type="hidden" name="name" value=(name);
+                button type="submit" aria-label={ "Take back " (text::line(name)) } { "Take back" }
+            }
+        } @else {
+            a href=(link("/console/workers/drain", &[("name", name)], None))
+                aria-label={ "Drain " (text::line(name)) } { "Drain…" }
+        }
+    }
 }
 
 fn one(worker: &WorkerStatus) -> Markup {
@@ -90,4 +140,61 @@ fn one(worker: &WorkerStatus) -> Markup {
             }
         }
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Named {
+    name: String,
+}
+
+/// What it means, before it is done.
+pub(super) async fn ask_drain(
+    State(gateway): State<Gateway>,
+    session: Session,
+    Query(query): Query<Named>,
+) -> Answer {
+    session.caller.must_operate()?;
+    let workers = gateway.api.workers(&session.caller).await?;
+    let worker = workers.iter().find(|worker| worker.name == query.name);
+    let worker = worker.ok_or_else(|| Error::NotFound("such worker any more".to_owned()))?;
+    let others = workers
+        .iter()
+        .filter(|other| other.name != worker.name && matches!(other.state, "free" | "busy"));
+    let others = others.count();
+    let content = html! {
+        p {
+            strong { (text::line(&worker.name)) } " takes no more tasks. It finishes those that it has in hand ("
+            (worker.running) " now), gives its waiting containers back, and stays up. That holds over its restarts, until "
+            "somebody takes it back."
+        }
+        @if others == 0 {
+            p.warn { "No other worker takes tasks: they will wait." }
+        } @else {
+            p { (others) " other " @if others == 1 { "worker takes" } @else { "workers take" } " the tasks that come." }
+        }
+        form method="post" action="/console/workers/drain" {
+            (csrf(&session))
+            input type="hidden" name="name" value=(worker.name);
+            button type="submit" { "Drain " (text::line(&worker.name)) }
+            " " a href="/console/workers" { "Leave it" }
+        }
+    };
+    let frame = Frame {
+        session: &session,
+        section: Section::Workers,
+        title: "Drain a worker?",
+        live: None,
+    };
+    Ok(layout::page(&frame, &content))
+}
+
+pub(super) async fn drain(State(gateway): State<Gateway>, act: Act) -> Answer {
+    gateway.api.drain_worker(&act.session.caller, act.form.get("name")).await?;
+    Ok(Redirect::to("/console/workers?notice=draining").into_response())
+}
+
+pub(super) async fn resume(State(gateway): State<Gateway>, act: Act) -> Answer {
+    gateway.api.resume_worker(&act.session.caller, act.form.get("name")).await?;
+    Ok(Redirect::to("/console/workers?notice=resumed").into_response())
 }

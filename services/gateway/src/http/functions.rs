@@ -99,6 +99,16 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+pub(super) async fn rebuild(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path(id): Path<String>,
+    wait: Wait,
+) -> Result<Response, Error> {
+    let function = gateway.api.rebuild(&caller, function_id(&id)?, wait.0).await?;
+    Ok(answer(function, wait, StatusCode::ACCEPTED))
+}
+
 /// 200 when the build has ended, however it did; else `otherwise`.
 pub(super) fn answer(function: view::Function, wait: Wait, otherwise: StatusCode) -> Response {
     let status = if function.ended { StatusCode::OK } else { otherwise };

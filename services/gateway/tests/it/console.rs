@@ -1,6 +1,7 @@
 //! The console, as a browser without JavaScript sees it.
 
 mod actions;
+mod bases;
 mod browser;
 mod hostile;
 mod letters;
@@ -10,3 +11,4 @@ mod log_in;
 mod pages;
 mod registry;
 mod webhooks;
+mod workers;

@@ -37,6 +37,20 @@ fn problem(status: &Status) -> (Code, &str, &str) {
 }
 
 #[tokio::test]
+async fn a_function_is_built_again() {
+    let door = Door::open().await;
+    let mut client = client(&door).await;
+    let submitted = client.submit_function(ours(submission("stats"))).await.unwrap().into_inner();
+    door.make_ready(submitted.build_id.parse().unwrap()).await;
+    let request = || GetFunctionRequest { function_id: submitted.function_id, wait_seconds: 0 };
+    let again = client.rebuild_function(ours(request())).await.unwrap().into_inner();
+    assert_eq!((again.status.as_str(), again.version), ("queued", 1));
+    assert_ne!(again.build_id, submitted.build_id);
+    let refused = client.rebuild_function(by(OTHER, request())).await.unwrap_err();
+    assert_eq!(problem(&refused), (Code::NotFound, "unknown-function", ""));
+}
+
+#[tokio::test]
 async fn a_function_goes_the_whole_way() {
     let door = Door::open().await;
     let mut client = client(&door).await;

@@ -107,9 +107,18 @@ async fn builds_and_tasks_are_watched_to_their_end_without_a_reload() {
     let services = chromium.until("#services", "janitor", PATIENCE).await;
     assert!(!services.contains("no replica has said anything"), "{services}");
     keep(&chromium, "overview").await;
-    for path in
-        ["", "/functions", "/builds", "/tasks", "/workers", "/mirror", "/registry", "/audit"]
-    {
+    for path in [
+        "",
+        "/functions",
+        "/builds",
+        "/tasks",
+        "/workers",
+        "/bases",
+        "/bases/stale",
+        "/mirror",
+        "/registry",
+        "/audit",
+    ] {
         see(&chromium, &system, &format!("/console{path}")).await;
         fits(&chromium).await;
     }
@@ -173,6 +182,66 @@ async fn an_operator_acts_and_a_viewer_looks_also_by_keyboard_and_without_a_scri
         audit.contains("replay") && audit.contains("log-out") && audit.contains("viewer"),
         "{audit}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_drained_and_taken_back_and_a_function_is_built_again() {
+    let Some(chromium) = Chromium::start().await.unwrap() else { return };
+    let system = System::start(Infra::shared().await).await.unwrap();
+    let function = system.api.submit("double", DOUBLE, "").await.unwrap();
+    let function = system.api.ended(&function, PATIENCE).await.unwrap();
+    assert_eq!(function["status"], "ready", "{function}");
+
+    log_in(&chromium, &system, &system.api.token, "/console/workers").await;
+    chromium.until("#workers", "free", PATIENCE).await;
+    chromium.click("#workers a[href*=drain]").await.unwrap();
+    let question = chromium.until("main", "takes no more tasks", PATIENCE).await;
+    assert!(question.contains("No other worker takes tasks"), "{question}");
+    fits(&chromium).await;
+    chromium.click("main form button").await.unwrap();
+    chromium.until(".notice", "takes no more tasks", PATIENCE).await;
+    chromium.script("window.stayed = true").await.unwrap();
+    chromium.until("#workers", "drained", PATIENCE).await;
+    assert_eq!(chromium.script("return window.stayed").await.unwrap(), true);
+    fits(&chromium).await;
+    keep(&chromium, "worker-drained").await;
+
+    // What comes now waits for somebody to take it back.
+    let task = system.api.run(&function, &json!({ "n": 21 })).await.unwrap();
+    let page = format!("/console/tasks/{}", task["task_id"].as_str().unwrap());
+    see(&chromium, &system, &page).await;
+    chromium.until("#summary", "queued", PATIENCE).await;
+    see(&chromium, &system, "/console/workers").await;
+    chromium.click("#workers form button").await.unwrap();
+    chromium.until(".notice", "It takes tasks again", PATIENCE).await;
+    chromium.until("#workers", "free", PATIENCE).await;
+    let ended = system.api.task_ended(&task, PATIENCE).await.unwrap();
+    assert_eq!((&ended["status"], &ended["attempt"]), (&json!("succeeded"), &json!(1)), "{ended}");
+
+    // The same in a terminal.
+    let drain = ["workers", "drain", &system.owner, "--wait", "--json"];
+    let drained: serde_json::Value =
+        serde_json::from_str(&system.mecapy(&drain).await.unwrap()).unwrap();
+    assert_eq!(drained["state"], "drained", "{drained}");
+    let listed = system.mecapy(&["workers"]).await.unwrap();
+    assert!(listed.contains("drained"), "{listed}");
+    system.mecapy(&["workers", "resume", &system.owner]).await.unwrap();
+
+    see(&chromium, &system, &format!("/console/functions/{}", function["function_id"])).await;
+    chromium.click("form[action$=rebuild] button").await.unwrap();
+    chromium.until(".notice", "Built again", PATIENCE).await;
+    chromium.until("#summary", "ready", PATIENCE).await;
+    let address = chromium.address().await.unwrap();
+    assert!(!address.contains(function["build_id"].as_str().unwrap()), "{address}");
+    let task = system.api.run(&function, &json!({ "n": 2 })).await.unwrap();
+    let ended = system.api.task_ended(&task, PATIENCE).await.unwrap();
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+
+    see(&chromium, &system, "/console/audit").await;
+    let audit = chromium.text("#audit").await.unwrap();
+    for action in ["drain-worker", "resume-worker", "rebuild-function"] {
+        assert!(audit.contains(action), "{action} in {audit}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,6 +69,8 @@ async fn a_viewer_looks_and_changes_nothing() {
         "/console/builds",
         "/console/tasks",
         "/console/workers",
+        "/console/bases",
+        "/console/bases/stale",
         "/console/mirror",
         "/console/registry",
         "/console/dead-letters",
@@ -78,7 +80,7 @@ async fn a_viewer_looks_and_changes_nothing() {
         assert!(!page.has("method=\"post\"") || !page.has("Make a plan"), "{path}");
     }
     let page = browser.see(&format!("/console/functions/{function}")).await;
-    assert!(!page.has("Delete this function"));
+    assert!(!page.has("Delete this function") && !page.has("Build its newest"));
     assert_eq!(browser.get("/console/audit").await.status, 403);
 }
 
@@ -87,13 +89,13 @@ async fn an_owner_sees_and_changes_what_is_their_own() {
     let door = Door::open().await;
     let (paths, function) = actions(&door).await;
     let other = Browser::logged_in(&door, OTHER).await;
-    for path in &paths[1..5] {
+    for path in &paths[1..6] {
         assert_eq!(other.post(path, &[]).await.status, 404, "{path}");
     }
-    for path in &paths[5..] {
+    for path in &paths[6..] {
         assert_eq!(other.post(path, &[("id", "1"), ("run", "x")]).await.status, 403, "{path}");
     }
-    for path in ["workers", "mirror", "registry", "dead-letters", "advisories", "audit"] {
+    for path in ["workers", "bases", "mirror", "registry", "dead-letters", "advisories", "audit"] {
         assert_eq!(other.get(&format!("/console/{path}")).await.status, 403, "{path}");
         assert!(!other.see("/console").await.has(&format!("href=\"/console/{path}\"")));
     }

@@ -1,9 +1,10 @@
 //! A browser without JavaScript: it has a cookie, and reads forms.
 
+use mecapy_testkit::eventually;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 
-use crate::door::Door;
+use crate::door::{Door, PATIENCE};
 
 pub struct Browser {
     pub url: String,
@@ -75,6 +76,15 @@ impl Browser {
         let page = self.get(path).await;
         assert_eq!(page.status, 200, "{path}: {}", page.text);
         page
+    }
+
+    /// A page, once all of this is on it: what S3 or NATS does not bring within two seconds is left out.
+    pub async fn see_all(&self, path: &str, texts: &[&str]) -> Page {
+        eventually(&format!("{path} shows all of {texts:?}"), PATIENCE, async || {
+            let page = self.see(path).await;
+            texts.iter().all(|text| page.has(text)).then_some(page)
+        })
+        .await
     }
 
     /// What this session's forms carry.

@@ -144,18 +144,79 @@ async fn only_a_plan_of_now_that_was_asked_for_here_is_applied() {
     assert_eq!((sent[0].0.dry_run, sent[0].0.confirm), (false, false));
 }
 
+/// Goes through all pages: the digests that they name, in order.
+async fn all(ops: &Browser, path: &str, pages: usize) -> Vec<String> {
+    let (mut found, mut next, mut seen) = (Vec::new(), Some(path.to_owned()), 0);
+    while let Some(path) = next {
+        let page = ops.see(&path).await;
+        assert!(page.text.len() < 200_000, "{path} has {} bytes", page.text.len());
+        let digests = page.text.split("0123456789ab</code> ").skip(1);
+        found.extend(digests.map(|rest| rest.split('<').next().unwrap().to_owned()));
+        next = page.text.contains("rel=\"next\"").then(|| {
+            let (_, rest) = page.text.split_once("rel=\"next\" href=\"").unwrap();
+            rest.split_once('"').unwrap().0.replace("&amp;", "&")
+        });
+        seen += 1;
+    }
+    assert_eq!(seen, pages, "{path}");
+    found
+}
+
 #[tokio::test]
-async fn of_a_large_plan_a_thousand_are_named_and_all_are_counted() {
+async fn a_large_plan_is_named_page_by_page_and_counted_on_each() {
     let door = Door::open().await;
-    planned(&door, "console-plan-1", "", 1_201).await;
+    planned(&door, "console-plan-1", "", 501).await;
     let ops = Browser::logged_in(&door, OPS).await;
-    let page = ops.see("/console/registry/runs/console-plan-1").await;
-    assert!(page.has("The first 1000 of 1201."));
-    assert_eq!(page.text.matches("not used for 91 days").count(), 1_000);
-    let confirm = ops.see("/console/registry/runs/console-plan-1/apply").await;
-    for text in ["1201 things", "functions: 601", "staging: 600", "and 201 more"] {
+    let run = "/console/registry/runs/console-plan-1";
+    let page = ops.see(run).await;
+    assert!(page.has("200 of 501."), "{}", page.text);
+    assert_eq!(page.text.matches("not used for 91 days").count(), 200);
+    let confirm = ops.see(&format!("{run}/apply")).await;
+    for text in ["501 things", "functions: 251", "staging: 250", "All 501 by name"] {
         assert!(confirm.has(text), "{text}");
     }
+    // What is named on the last page is confirmed with the rest.
+    let mut names = Vec::new();
+    let mut next = Some(format!("{run}/apply"));
+    while let Some(path) = next {
+        let page = ops.see(&path).await;
+        assert!(page.has("501 things") && page.field("run") == "console-plan-1");
+        names.push(page.text.matches("not used for 91 days").count());
+        next = page.links(&format!("{run}/apply?page_token=")).pop();
+    }
+    assert_eq!(names, [200, 200, 101]);
+    assert_eq!(ops.get(&format!("{run}?page_token=x")).await.status, 422);
+}
+
+#[tokio::test]
+async fn what_could_be_put_back_is_named_page_by_page() {
+    let door = Door::open().await;
+    insert(
+        &door,
+        "insert into cleanup_runs (id, kind, state, dry_run, confirmed, reason, planned_at, ended_at)
+         select id, 'cleanup', 'done', false, false, 'manual', now(), now() from unnest(array['a', 'manual-1', 'z']) id",
+    )
+    .await;
+    // Every second was deleted; others are of other runs, or only looked at.
+    insert(
+        &door,
+        "insert into cleanup_items (run_id, position, depth, repository, digest, action, tags, policy, rule, reason, state)
+         select r, n, n % 3, 'mecapy/functions/f', 'sha256:0123456789ab', 'delete', array['v' || lpad(n::text, 4, '0')],
+             case when n % 4 = 0 then 'functions' else 'staging' end, 'unused', 'not used',
+             case when n % 2 = 0 then 'done' else 'skipped' end
+         from generate_series(0, 1001) n, unnest(array['a', 'manual-1', 'z']) r",
+    )
+    .await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    let path = "/console/registry/runs/manual-1/undo";
+    let first = ops.see(path).await;
+    for text in ["501 things", "functions: 251", "staging: 250"] {
+        assert!(first.has(text), "{text} in {}", first.text);
+    }
+    let tags = all(&ops, path, 3).await;
+    let expected: Vec<String> =
+        (0..=1000).step_by(2).map(|n| format!("v{n:04}: not used")).collect();
+    assert_eq!(tags, expected);
 }
 
 #[tokio::test]
