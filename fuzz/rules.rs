@@ -39,12 +39,21 @@ pub fn source(bytes: &[u8]) {
 pub fn build_requested(bytes: &[u8]) {
     if let Some(request) = read::<BuildRequested>(bytes) {
         assert_eq!(read(&written(&request)).as_ref(), Some(&request));
+        if !has_a_form_in_json(&request) {
+            return;
+        }
         let Ok(json) = serde_json::to_vec(&request) else { return };
         assert_eq!(serde_json::from_slice::<BuildRequested>(&json).ok(), Some(request));
     }
     if let Ok(request) = serde_json::from_slice::<BuildRequested>(bytes) {
         assert_eq!(read(&written(&request)), Some(request));
     }
+}
+
+/// JSON has times of the years 1 to 9999 alone. What is beyond is written in it, and not read again.
+fn has_a_form_in_json(request: &BuildRequested) -> bool {
+    const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    request.requested_at.as_ref().is_none_or(|time| YEARS.contains(&time.seconds))
 }
 
 fn read<E: Event>(bytes: &[u8]) -> Option<E> {

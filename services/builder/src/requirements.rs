@@ -171,13 +171,17 @@ fn check_shape(text: &str) -> Result<(), String> {
 fn check_names(package: &str) -> Result<(), String> {
     let is_mark = |c: char| matches!(c, '-' | '_' | '.');
     let in_name = |c: char| c.is_ascii_alphanumeric() || is_mark(c);
-    let name = package.trim_start();
-    let name = &name[..name.find(|c| !in_name(c)).unwrap_or(name.len())];
+    // It takes a name as far as it goes, whatever comes then.
+    let name_of = |text: &'_ str| {
+        let text = text.trim_start();
+        text[..text.find(|c| !in_name(c)).unwrap_or(text.len())].to_owned()
+    };
     let extras = package
         .split_once('[')
         .map_or("", |(_, rest)| rest.split_once(']').map_or(rest, |(inside, _)| inside));
-    match std::iter::once(name)
-        .chain(extras.split(',').map(str::trim))
+    match std::iter::once(package)
+        .chain(extras.split(','))
+        .map(name_of)
         .find(|name| name.ends_with(is_mark))
     {
         Some(name) => Err(format!("`{name}` is no name: it ends in a mark")),

@@ -36,6 +36,13 @@ fn order_case_and_blanks_make_no_difference() {
 }
 
 #[test]
+fn a_name_that_ends_in_a_mark_is_refused_before_the_parser_that_gives_up_on_it() {
+    for text in ["a_", "a-==1", "a[b_]", "a[b_ == 1.0", "a[b., c]", "a[c, b- x]", "a [ b_\t;"] {
+        assert!(refused(text).contains("ends in a mark"), "{text}");
+    }
+}
+
+#[test]
 fn everything_that_leads_elsewhere_is_refused() {
     for text in [
         "-r other.txt",
