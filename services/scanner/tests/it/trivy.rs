@@ -15,12 +15,15 @@ use mecapy_scanner::trivy::{Options, Trivy, VERSION};
 use mecapy_scanner::{Advisories, Engine as _, LayerCache, Osv, Target};
 use mecapy_testkit::{Infra, Port, eventually, free_port, unique};
 use tokio::process::Child;
+use tokio::sync::Mutex;
 
 use crate::images::{Family, push, registry};
 use crate::tarball::Tarball;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const AGES: chrono::Duration = chrono::Duration::days(3_650);
+/// Whose turn it is with the database: whoever has it open locks it, and a server does as long as it runs.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Packages in versions that had their flaws, of all kinds of versions: pre-releases, post-releases, dates, epochs, local ones.
 const PACKAGES: &[(&str, &str)] = &[
@@ -136,6 +139,7 @@ fn found(findings: &[Finding]) -> BTreeSet<(String, String, String)> {
 #[tokio::test]
 async fn both_engines_find_the_same_in_one_image() {
     let Some((of_trivy, export)) = trivy() else { return };
+    let _turn = TURN.lock().await;
     let registry = registry().await;
     let repository = unique("both");
     let digest = image(&registry, &repository).await;
@@ -185,6 +189,7 @@ async fn server(of: &Options) -> (Child, Port, String) {
 #[tokio::test]
 async fn a_trivy_server_finds_what_trivy_finds_alone() {
     let Some((alone, _)) = trivy() else { return };
+    let _turn = TURN.lock().await;
     let registry = registry().await;
     let repository = unique("server");
     let digest = image(&registry, &repository).await;
