@@ -58,7 +58,11 @@ async fn what_a_function_writes_is_heard_while_it_runs() {
         while !(heard.contains("one\n") && heard.contains("two\n")) {
             heard += &tokio::time::timeout(LONG, words.next()).await.unwrap().unwrap();
         }
-        assert_eq!(world.look(id).await.unwrap().state, TaskState::Running);
+        // In a container that waited, a function may speak before its task is taken.
+        eventually("it is taken", LONG, async || {
+            world.look(id).await.filter(|task| task.state == TaskState::Running)
+        })
+        .await;
     }
     for task in &tasks {
         let cancel = TaskCancel { task_id: task.task_id.clone() };
@@ -84,7 +88,7 @@ async fn what_is_published_is_ready_before_its_first_task_if_it_passed_its_scan(
     let world = World::start().await;
     let host = primary().await.host;
     let unscanned = world.function_at(DOUBLE, &primary().await, false).await;
-    let (one, two) = (world.function(DOUBLE).await, world.function(DOUBLE).await);
+    let one = world.function(DOUBLE).await;
     let worker = world.worker().await;
     let name = |function: &Function| format!("{host}/{}@{}", function.repository, function.digest);
     // Until it listens.
@@ -97,11 +101,16 @@ async fn what_is_published_is_ready_before_its_first_task_if_it_passed_its_scan(
     .await;
     assert!(!world.is_here(&name(&unscanned)), "it has no PASSED scan");
     if may_park() {
-        world.until_one_waits(&worker).await;
-        world.publish("push.done", published(&two, &host)).await;
-        let task = world.run(&world.task(two.id, r#"{"n": 1}"#)).await;
-        assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some("HIT")));
-        assert!(!world.is_here(&name(&two)), "its code alone was needed");
+        // Where the registry takes more than two seconds for its code it is not waited for; then it is another's turn.
+        eventually("one is ready by its code alone", LONG, async || {
+            let two = world.function(DOUBLE).await;
+            world.until_one_waits(&worker).await;
+            world.publish("push.done", published(&two, &host)).await;
+            let task = world.run(&world.task(two.id, r#"{"n": 1}"#)).await;
+            assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+            (task.cache.as_deref() == Some("HIT") && !world.is_here(&name(&two))).then_some(())
+        })
+        .await;
     }
     let task = world.run(&world.task(one.id, r#"{"n": 1}"#)).await;
     assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some("HIT")));
