@@ -2,32 +2,25 @@
 //!
 //! The engine has no call that ends a build. It ends one when the connection that asked for it is
 //! closed, and then kills and removes the container of the step that runs. That is checked here, and
-//! done for it where it isn't so. To know a build's containers among all others without changing what
-//! the layer cache goes by, each build has a mark of its own in the hosts table of its containers.
+//! done for it where it isn't so (`build_containers.rs`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use bollard::BollardRequest;
 use bollard::errors::Error as EngineError;
 use bollard::models::BuildInfo;
-use bollard::query_parameters::{BuildImageOptionsBuilder, ListContainersOptionsBuilder};
+use bollard::query_parameters::BuildImageOptionsBuilder;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::auth::with_url_alphabet;
+use crate::build_containers::Mark;
 use crate::build_log::BuildLog;
 use crate::{ContextFile, Credentials, Engine, Error, LogSink, context};
 
-/// How long the engine has to end a build by itself, before its containers are ended one by one; and
-/// how long all of it may take before it is given up and told.
-const OWN_END: Duration = Duration::from_secs(3);
-const GIVE_UP: Duration = Duration::from_secs(60);
-/// How long after that the engine may notice the closed connection, and make a step's container meanwhile.
-const LATE_STEP: Duration = Duration::from_secs(60);
 /// How long after a step that was killed the engine's word about memory may come.
 const LATE_EVENT: Duration = Duration::from_secs(2);
 
@@ -43,6 +36,8 @@ pub struct BuildRequest {
     /// Limits of each step's container; no swap.
     pub memory_bytes: u64,
     pub cpus: f64,
+    /// Processes and threads of each step's container.
+    pub max_processes: u32,
     /// A network of the engine; its default when absent.
     pub network: Option<String>,
     /// PEM, put into the context as [`CA_BUNDLE`](crate::CA_BUNDLE); an empty file when absent.
@@ -65,6 +60,7 @@ impl Default for BuildRequest {
             labels: BTreeMap::new(),
             memory_bytes: 2 << 30,
             cpus: 2.0,
+            max_processes: 512,
             network: None,
             ca_bundle: None,
             registries: Vec::new(),
@@ -87,6 +83,8 @@ pub struct BuiltImage {
 enum Stopped {
     Limit,
     Cancel,
+    /// Its processes could not be limited.
+    Unlimited(Error),
 }
 
 impl Engine {
@@ -131,11 +129,13 @@ impl Engine {
                 Some(bollard::body_full(context)),
             );
             let limit = tokio::time::sleep(request.limit);
+            let limit_processes = self.limit_processes_of(&mark, request.max_processes);
             let read = self.read_build(build, &mut log, &mut out_of_memory);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(Stopped::Cancel),
                 () = limit => Err(Stopped::Limit),
+                error = limit_processes => Err(Stopped::Unlimited(error)),
                 end = read => Ok(end),
             }
             // Here the connection is closed.
@@ -147,6 +147,7 @@ impl Engine {
                 return Err(match stopped {
                     Stopped::Cancel => Error::Cancelled,
                     Stopped::Limit => Error::TimedOut { limit: request.limit, tail: log.finish() },
+                    Stopped::Unlimited(error) => error,
                 });
             }
             Ok(Ok(id)) if id.is_empty() => {
@@ -204,6 +205,8 @@ impl Engine {
                             log.push(&line);
                         }
                     }
+                    // After the id the engine says only that all went well.
+                    Some(Err(end)) if Error::is_a_lone_line_end(&end) && !id.is_empty() => return Ok(id),
                     Some(Err(failure)) => break failure,
                     None => return Ok(id),
                 },
@@ -227,90 +230,6 @@ impl Engine {
         }
         Err(failure)
     }
-
-    /// Waits until no container of the build is there, and ends them when the engine doesn't. One that is made
-    /// afterwards is ended as it is made, beside what the caller does next.
-    async fn end_containers_of(&self, mark: &Mark) {
-        let (engine, late) = (self.clone(), mark.clone());
-        tokio::spawn(async move { engine.end_late_containers_of(&late).await }.in_current_span());
-        let closed = tokio::time::Instant::now();
-        // Seen twice: between two steps there is none, and the engine may not have noticed yet.
-        let mut absent = 0;
-        while absent < 2 {
-            if closed.elapsed() > GIVE_UP {
-                tracing::error!(mark = mark.0, "containers of an ended build could not be ended");
-                return;
-            }
-            match self.containers_of(mark).await {
-                Ok(found) if found.is_empty() => absent += 1,
-                Ok(found) => {
-                    absent = 0;
-                    if closed.elapsed() > OWN_END {
-                        for container in found {
-                            self.remove_or_leave(&container).await;
-                        }
-                    }
-                }
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "looking for containers of an ended build failed");
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    async fn end_late_containers_of(&self, mark: &Mark) {
-        let mut made = std::pin::pin!(self.container_events_from_now("create"));
-        let watch = async {
-            while let Some(container) = made.next().await {
-                match self.carries(&container, mark).await {
-                    Ok(true) => self.remove_or_leave(&container).await,
-                    Ok(false) => {}
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(container, error, "is it one of an ended build?");
-                    }
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LATE_STEP, watch).await;
-    }
-
-    async fn containers_of(&self, mark: &Mark) -> Result<Vec<String>, Error> {
-        let options = ListContainersOptionsBuilder::default().all(true).build();
-        let list = self.call("list containers", self.docker.list_containers(Some(options))).await?;
-        let mut found = Vec::new();
-        for id in list.into_iter().filter_map(|container| container.id) {
-            if self.carries(&id, mark).await? {
-                found.push(id);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Is this container, if it is there, one of the build?
-    async fn carries(&self, container: &str, mark: &Mark) -> Result<bool, Error> {
-        let inspect = self.docker.inspect_container(container, None);
-        let container = match self.call("inspect a container", inspect).await {
-            Err(Error::Refused { status: 404, .. }) => return Ok(false),
-            other => other?,
-        };
-        let hosts = container.host_config.and_then(|host| host.extra_hosts);
-        Ok(hosts.unwrap_or_default().contains(&mark.0))
-    }
-}
-
-/// A line for the hosts table of a build's containers. It is no part of what the layer cache compares.
-#[derive(Clone)]
-struct Mark(String);
-
-impl Mark {
-    fn new() -> Self {
-        // Keyed by the operating system's randomness.
-        let random = || RandomState::new().hash_one(0u8);
-        Self(format!("build-{:016x}{:016x}.mecapy.invalid:127.0.0.1", random(), random()))
-    }
 }
 
 fn options(request: &BuildRequest, mark: &Mark) -> bollard::query_parameters::BuildImageOptions {
@@ -319,7 +238,7 @@ fn options(request: &BuildRequest, mark: &Mark) -> bollard::query_parameters::Bu
         .t(&request.tag)
         .buildargs(&request.build_args.clone().into_iter().collect())
         .labels(&request.labels.clone().into_iter().collect())
-        .extrahosts(&mark.0)
+        .extrahosts(mark.host())
         .cpuperiod(PERIOD_MICROSECONDS)
         .cpuquota((request.cpus * f64::from(PERIOD_MICROSECONDS)) as i32)
         .nocache(request.no_cache)
@@ -397,43 +316,6 @@ mod tests {
             .unwrap();
         let query = modify(request).uri().query().unwrap().to_owned();
         assert_eq!(query, "dockerfile=Dockerfile&memory=2147483648&memswap=2147483648");
-    }
-
-    /// A container as the engine makes it for a build.
-    fn start(mark: &Mark) -> String {
-        let image = "mecapy/base/python:3.11-slim";
-        let arguments = ["run", "--detach", "--add-host", &mark.0, image, "sleep", "600"];
-        let output = std::process::Command::new("docker").args(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// What is done where closing the connection does not end a build: here nobody else would.
-    #[tokio::test]
-    async fn containers_that_carry_the_mark_are_ended_and_no_others() {
-        let (mark, other) = (Mark::new(), Mark::new());
-        let (ours, theirs) = (start(&mark), start(&other));
-        let engine = Engine::connect(&crate::Options::default()).await.unwrap();
-
-        assert_eq!(engine.containers_of(&mark).await.unwrap(), [ours]);
-        engine.end_containers_of(&mark).await;
-        assert_eq!(engine.containers_of(&mark).await.unwrap(), Vec::<String>::new());
-        assert_eq!(engine.containers_of(&other).await.unwrap(), [theirs.as_str()]);
-        assert!(engine.remove_container(&theirs).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_container_that_is_made_after_its_build_was_ended_is_ended_too() {
-        let (mark, other) = (Mark::new(), Mark::new());
-        let engine = Engine::connect(&crate::Options::default()).await.unwrap();
-        engine.end_containers_of(&mark).await;
-        let (_, theirs) = (start(&mark), start(&other));
-        mecapy_testkit::eventually("it is ended", LATE_STEP, async || {
-            engine.containers_of(&mark).await.unwrap().is_empty().then_some(())
-        })
-        .await;
-        assert_eq!(engine.containers_of(&other).await.unwrap(), [theirs.as_str()]);
-        assert!(engine.remove_container(&theirs).await.unwrap());
     }
 
     #[test]

@@ -111,6 +111,12 @@ impl Error {
         }
     }
 
+    /// The client library can't end a stream whose last line end came in a piece of its own: nothing that the engine said
+    /// is missing then.
+    pub(crate) fn is_a_lone_line_end(error: &EngineError) -> bool {
+        matches!(error, EngineError::IOError { err } if err.to_string() == "bytes remaining on stream")
+    }
+
     /// The engine passes a registry's errors on as text only, and as a status only before it has
     /// sent anything. The words are those of the engine and of the distribution specification.
     pub(crate) fn of_registry(image: &str, message: String) -> Self {

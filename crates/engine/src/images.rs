@@ -1,12 +1,13 @@
 //! Images: to and from registries, by digest; what the engine has of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bollard::errors::Error as EngineError;
+use bollard::models::ImageSummary;
 use bollard::query_parameters::{
-    CreateImageOptionsBuilder, PushImageOptionsBuilder, RemoveImageOptionsBuilder,
-    TagImageOptionsBuilder,
+    CreateImageOptionsBuilder, ListImagesOptionsBuilder, PushImageOptionsBuilder,
+    RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
 use futures::{Stream, StreamExt};
 use mecapy_registry::{Digest, ImageRef};
@@ -101,6 +102,18 @@ impl Engine {
         }))
     }
 
+    /// The names `repository:tag` that match a pattern of the engine's (`*` is anything but `/`), each with when its image
+    /// was made, in Unix seconds by the engine's clock.
+    pub async fn image_names(&self, pattern: &str) -> Result<Vec<(String, i64)>, Error> {
+        let filters = HashMap::from([("reference", vec![pattern])]);
+        let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+        let images = self.call("list images", self.docker.list_images(Some(options))).await?;
+        let names = |image: ImageSummary| {
+            image.repo_tags.into_iter().map(move |name| (name, image.created))
+        };
+        Ok(images.into_iter().flat_map(names).collect())
+    }
+
     /// Gives a local image another name.
     pub async fn tag(&self, image: &str, reference: &ImageRef) -> Result<(), Error> {
         let tag = reference.tag.as_deref().unwrap_or("latest");
@@ -148,6 +161,12 @@ impl Engine {
                     Err(EngineError::DockerStreamError { error: message })
                     | Err(EngineError::DockerResponseServerError { message, .. }) => {
                         return Err(Error::of_registry(&image, message));
+                    }
+                    // The caller looks whether it has the digest.
+                    Err(error)
+                        if Error::is_a_lone_line_end(&error) && reference.digest.is_some() =>
+                    {
+                        break;
                     }
                     Err(error) => return Err(Error::of_call(call, &self.host, error)),
                 }

@@ -22,6 +22,7 @@
 //!
 //! ```text
 //! BuildRequest ─ context (tar in memory) ─▶ POST /build ─▶ build_log (lines) ─▶ LogSink
+//!                                             ├─ container made ─▶ its processes limited
 //!                                             └─ limit, cancel ─▶ connection closed ─▶ containers gone
 //! RunRequest ─ hardening ─▶ create ─▶ attach ─▶ start ─▶ stdin, half-closed
 //!                                       └─▶ frames (stdout, stderr, exit, result) ─▶ RunOutcome, Spent ─▶ removed
@@ -32,6 +33,7 @@ mod accompany;
 mod archive;
 mod auth;
 mod build;
+mod build_containers;
 mod build_log;
 mod capped;
 mod companion;

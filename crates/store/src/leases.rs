@@ -25,6 +25,12 @@ pub async fn take(pool: &PgPool, name: &str, holder: Uuid, lasts: Duration) -> R
     Ok(done.rows_affected() == 1)
 }
 
+/// Whether somebody has it who shows that he lives.
+pub async fn is_held(pool: &PgPool, name: &str) -> Result<bool, Error> {
+    let held = "select exists (select from leases where name = $1 and until >= now())";
+    Ok(sqlx::query_scalar(held).bind(name).fetch_one(pool).await?)
+}
+
 /// Gives it back. It is no error when another has it meanwhile. Leases that nobody gave back go too.
 pub async fn give_back(pool: &PgPool, name: &str, holder: Uuid) -> Result<(), Error> {
     sqlx::query(

@@ -31,6 +31,7 @@
 #![allow(clippy::panic, clippy::expect_used, reason = "only tests use this crate")]
 
 mod container;
+mod engine_front;
 mod infra;
 mod json_schema;
 mod port;
@@ -40,6 +41,7 @@ mod unique;
 mod wait;
 mod watchdog;
 
+pub use engine_front::EngineFront;
 pub use infra::{Infra, Nats, RegistryServer, S3};
 pub use json_schema::JsonSchema;
 pub use port::{Port, free_port};

@@ -13,7 +13,7 @@
 //! one gives it a name of his own meanwhile. What goes all the same is no fault of the request: it is made again.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mecapy_engine::{BuiltImage, ContextFile, Credentials, Engine, LogSink};
 use mecapy_proto::{BuildId, ErrorCode};
@@ -26,15 +26,18 @@ use crate::base_files::BaseFiles;
 use crate::base_matrix::Cell;
 use crate::broom::{Broom, Scratch};
 use crate::build_log::BuildLog;
-use crate::engine_step::{Budget, Settings};
+use crate::engine_step::Settings;
 use crate::options::Options;
 use crate::rejection::Rejection;
 use crate::single_flight::SingleFlight;
+use crate::work::{Budget, Work};
 use crate::{Error, metric_definitions};
 
 const REPOSITORY: &str = "mecapy/staging/base";
-/// On the engine alone.
+/// On the engine alone, `{base}-{files}`.
 const KEPT: &str = "mecapy-build/base";
+/// How long one of other files than a cell has now is kept: another builder on this engine may have those.
+const KEPT_OF_OTHER_FILES: Duration = Duration::from_secs(24 * 60 * 60);
 const SLIM: &str = "slim";
 
 /// A base image in staging.
@@ -55,7 +58,7 @@ pub struct BaseBuilder {
     logins: Vec<(String, Credentials)>,
     settings: Settings,
     options: Options,
-    flights: SingleFlight,
+    flights: SingleFlight<()>,
 }
 
 impl BaseBuilder {
@@ -84,6 +87,11 @@ impl BaseBuilder {
 
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Removes what builders that died have left with the engine.
+    pub async fn sweep(&self) -> Result<(), Error> {
+        self.broom.sweep(4 * self.options.limit().max(self.options.base.limit())).await
     }
 
     /// Waits until nothing of past builds is left with the engine but what it is to keep.
@@ -215,6 +223,7 @@ impl BaseBuilder {
                 network.end();
                 let held = self.hold(&image.id).await?;
                 let held = held.ok_or_else(|| Error::Vanished(image.id.clone()))?;
+                self.forget_others(&cell.base(), &kept).await;
                 Ok(Made { image, _held: held })
             }
             // Its relay is gone, and with it the network.
@@ -222,6 +231,22 @@ impl BaseBuilder {
             Err(error) => {
                 let error = for_want_of_a_host(error, &network.end());
                 Err(self.unless_gone(on, error).await)
+            }
+        }
+    }
+
+    /// Takes away the names of what was made for a base of other files, long ago.
+    async fn forget_others(&self, base: &str, kept: &str) {
+        match self.engine.image_names(&format!("{KEPT}:{base}-*")).await {
+            Ok(names) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                for name in outdated(names, base, kept, now) {
+                    drop(self.broom.scratch_named(name));
+                }
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(base, error, "older images of a base could not be looked for");
             }
         }
     }
@@ -358,18 +383,32 @@ struct Made {
     _held: Scratch,
 }
 
-/// One build on its way.
-struct Work<'a> {
-    budget: Budget,
-    log: &'a BuildLog,
-    cancel: &'a CancellationToken,
+/// Those of `names` that are of the same base and other files than `kept`, and old.
+fn outdated(names: Vec<(String, i64)>, base: &str, kept: &str, now: Duration) -> Vec<String> {
+    let prefix = format!("{KEPT}:{base}-");
+    let is_outdated = |(name, made): &(String, i64)| {
+        let made = Duration::from_secs(made.unsigned_abs());
+        name != kept && name.starts_with(&prefix) && made + KEPT_OF_OTHER_FILES < now
+    };
+    names.into_iter().filter(is_outdated).map(|(name, _)| name).collect()
 }
 
-impl Work<'_> {
-    async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
-        tokio::select! {
-            done = work => Ok(done),
-            () = self.cancel.cancelled() => Err(Error::Cancelled),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_of_older_files_is_kept_for_a_day() {
+        let day = 24 * 60 * 60;
+        let name = |files: &str, made: i64| (format!("{KEPT}:3.11-slim-{files}"), made);
+        let names = vec![
+            name("now", 0),
+            name("old", 0),
+            name("another", day),
+            (format!("{KEPT}:3.13-slim-old"), 0),
+        ];
+        let now = Duration::from_secs(day.unsigned_abs() + 1);
+        let outdated = outdated(names, "3.11-slim", &name("now", 0).0, now);
+        assert_eq!(outdated, [name("old", 0).0]);
     }
 }

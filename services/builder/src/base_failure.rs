@@ -7,6 +7,7 @@ use crate::egress::Refused;
 use crate::engine_step::has_gone;
 use crate::options::Options;
 use crate::rejection::Rejection;
+use crate::uv::lacks_processes;
 
 /// A step that failed after it was kept from a host.
 pub fn for_want_of_a_host(error: Error, refused: &Refused) -> Error {
@@ -36,9 +37,13 @@ pub fn explain(error: mecapy_engine::Error, options: &Options) -> Error {
             ErrorCode::BuildOutOfMemory,
             format!("a step needs more than {} MiB of memory", options.memory_bytes >> 20),
         ),
-        Engine::Failed { exit_code, message, .. } => rejected(
+        Engine::Failed { exit_code, message, tail } => rejected(
             ErrorCode::BuildFailed,
             match exit_code {
+                Some(code) if lacks_processes(&tail.join("\n")) => format!(
+                    "a step ended with status {code}: it needs more processes than the {} of builder.max_processes",
+                    options.max_processes
+                ),
                 Some(code) => format!("a step ended with status {code}; the log says more"),
                 None => format!("the engine does not build it: {message}"),
             },

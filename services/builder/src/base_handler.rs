@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use mecapy_bus::{Delivery, Handler, HandlerError, Live, Outcome, Outgoing, topology};
 use mecapy_objects::{Key, Objects};
@@ -14,11 +13,12 @@ use mecapy_registry::Digest;
 use mecapy_store::{BuildState, PgPool, StoredFailure, builds};
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
 use crate::base_builder::{BaseBuilder, BuiltBase};
 use crate::base_matrix::Cell;
 use crate::build_log::BuildLog;
-use crate::handler::{LAST_LINES_WITHIN, milliseconds, parse, watch_for_cancel};
-use crate::{Error, live_lines};
+use crate::handler::{milliseconds, parse, watch_for_cancel};
+use crate::kept_log::KeptLog;
 
 /// Tries before a build that could go better later has failed: one less than makes a dead letter, so that its run
 /// ends.
@@ -46,27 +46,23 @@ impl Handler<BaseBuild> for BaseHandler {
     async fn handle(&self, event: BaseBuild, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         let began = Instant::now();
         let Some(asked) = self.admit(&event).await? else { return Ok(Outcome::nothing()) };
-        let (live, sending) = live_lines::channel(self.live.build_log(asked.id));
-        let options = self.builder.options();
-        let log = BuildLog::new(options.max_log_bytes, options.secrets(), live);
-
+        let log = KeptLog::begin(asked.id, self.builder.options(), &self.objects, &self.live);
+        log.go_on(delivery.count).await;
         let cancel = CancellationToken::new();
         let built = tokio::select! {
-            built = self.builder.build(&asked.cell, asked.id, &log, &cancel) => built,
+            built = self.builder.build(&asked.cell, asked.id, log.log(), &cancel) => built,
             never = watch_for_cancel(&self.pool, asked.id, &cancel) => match never {},
         };
-        let kept = self.objects.put(&Key::build_log(asked.id), Bytes::from(log.text())).await;
+        let kept = log.keep().await;
         let outcome = match (built, kept) {
             (Err(error), _) if error.is_transient() && delivery.count < TRIES => {
                 Err(HandlerError::transient(error))
             }
             (_, Err(error)) if delivery.count < TRIES => Err(HandlerError::transient(error)),
             (Ok(built), _) => Ok(done(&asked, &built, began)),
-            (Err(error), _) => Ok(failed(&asked, &error, &log, began)),
+            (Err(error), _) => Ok(failed(&asked, &error, log.log(), began)),
         };
-        // The last lines are on their way before the event that ends the build.
-        drop(log);
-        let _ = tokio::time::timeout(LAST_LINES_WITHIN, sending).await;
+        log.end().await;
         outcome
     }
 }

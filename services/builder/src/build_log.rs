@@ -100,6 +100,24 @@ impl BuildLog {
         line
     }
 
+    /// Puts what an earlier try of the same build wrote before the lines of this one, which has none yet. Onlookers have
+    /// seen it. Of a long one the end stays, so that there is room.
+    pub fn go_on_after(&self, earlier: &str, tries: u64) {
+        let room = self.0.max_bytes / 2;
+        let start = earlier.ceil_char_boundary(earlier.len().saturating_sub(room));
+        let kept = match earlier[start..].split_once('\n') {
+            Some((_, whole_lines)) if start > 0 => whole_lines,
+            _ => &earlier[start..],
+        };
+        self.0.text.lock().unwrap_or_else(PoisonError::into_inner).whole = kept.to_owned();
+        self.line(&format!("--- the try before did not end it: try {tries} ---"));
+    }
+
+    /// Bytes of all of it, so far.
+    pub fn length(&self) -> usize {
+        self.0.text.lock().unwrap_or_else(PoisonError::into_inner).whole.len()
+    }
+
     /// All of it, so far.
     pub fn text(&self) -> String {
         self.0.text.lock().unwrap_or_else(PoisonError::into_inner).whole.clone()
@@ -158,6 +176,23 @@ mod tests {
         assert_eq!(log.tail().last().unwrap(), "line 999");
         log.write(&"é".repeat(10_000));
         assert!(log.tail().last().unwrap().len() < MAX_LINE + 10);
+    }
+
+    #[test]
+    fn another_try_goes_on_after_the_one_before() {
+        let (first, seen) = log(1000, &[]);
+        first.go_on_after("one\ntwo\n", 2);
+        first.write("three");
+        let mark = "--- the try before did not end it: try 2 ---";
+        assert_eq!(first.text(), format!("one\ntwo\n{mark}\nthree\n"));
+        assert_eq!(*seen.lock().unwrap(), [mark, "three"]);
+        // Whole lines of its end, and room for more.
+        let (next, _) = log(1000, &[]);
+        next.go_on_after(&"é line\n".repeat(1000), 3);
+        next.write("last");
+        let text = next.text();
+        assert!(text.len() < 700 && text.starts_with("é line\n"), "{text}");
+        assert!(text.ends_with("try 3 ---\nlast\n"), "{text}");
     }
 
     #[test]

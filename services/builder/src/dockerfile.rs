@@ -11,6 +11,8 @@ const STEP: &str = include_str!("../templates/step.Dockerfile");
 const FUNCTION: &str = include_str!("../templates/function.Dockerfile");
 
 pub const RESOLVE_SCRIPT: &str = include_str!("../templates/resolve.sh");
+/// What both of these read first.
+pub const ENVIRONMENT_SCRIPT: &str = include_str!("../templates/environment.sh");
 pub const INSTALL_SCRIPT: &str = include_str!("../templates/install.sh");
 pub const CONFINED_SCRIPT: &str = include_str!("../templates/confined.py");
 

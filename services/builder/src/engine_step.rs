@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use mecapy_engine::{BuildRequest, BuiltImage, ContextFile, Engine, LogSink};
 use mecapy_proto::ErrorCode;
 use mecapy_service::Secret;
-use tokio_util::sync::CancellationToken;
 
-use crate::build_log::BuildLog;
 use crate::egress::{self, Egress, Network, Refused};
 use crate::options::Options;
 use crate::rejection::Rejection;
 use crate::step_files;
+use crate::work::Work;
 use crate::{Error, metric_definitions, pip, uv};
 
 const NO_NETWORK: &str = "none";
@@ -104,34 +103,13 @@ impl Settings {
             labels: BTreeMap::new(),
             memory_bytes: self.options.memory_bytes,
             cpus: self.options.cpus,
+            max_processes: self.options.max_processes,
             network: Some(NO_NETWORK.to_owned()),
             ca_bundle: self.ca_bundle.clone(),
             registries: self.registries.clone(),
             no_cache: false,
             limit: self.options.limit(),
         }
-    }
-}
-
-/// The time that is left for all steps of one build.
-#[derive(Debug)]
-pub struct Budget(Duration);
-
-impl Budget {
-    pub fn new(options: &Options) -> Self {
-        Self::of(options.limit())
-    }
-
-    pub fn of(limit: Duration) -> Self {
-        Self(limit)
-    }
-
-    pub fn left(&self) -> Duration {
-        self.0
-    }
-
-    pub fn spend(&mut self, time: Duration) {
-        self.0 = self.0.saturating_sub(time);
     }
 }
 
@@ -202,14 +180,12 @@ pub async fn run(
     engine: &Engine,
     settings: &Settings,
     step: Step<'_>,
-    budget: &mut Budget,
-    log: &BuildLog,
-    cancel: &CancellationToken,
+    work: &mut Work<'_>,
 ) -> Result<(BuiltImage, Output), Error> {
     let options = &settings.options;
     let output = Arc::new(Mutex::new(Output::default()));
     let sink = {
-        let (output, log) = (Arc::clone(&output), log.clone());
+        let (output, log) = (Arc::clone(&output), work.log.clone());
         LogSink::new(move |line| {
             // Messages are made of these lines too.
             let line = log.without_secrets(line);
@@ -227,10 +203,10 @@ pub async fn run(
     }
     // What the index says now counts, not what it said when the same step ran last.
     request.no_cache = true;
-    request.limit = budget.left();
+    request.limit = work.budget.left();
     let began = Instant::now();
-    let built = engine.build(request, &sink, cancel).await;
-    budget.spend(began.elapsed());
+    let built = engine.build(request, &sink, work.cancel).await;
+    work.budget.spend(began.elapsed());
     metric_definitions::step(step.name, began.elapsed());
     let output = std::mem::take(&mut *output.lock().unwrap_or_else(PoisonError::into_inner));
     let error = match built {
@@ -326,6 +302,8 @@ pub(crate) fn has_gone(error: &mecapy_engine::Error) -> Option<Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -346,15 +324,6 @@ mod tests {
         let shown: Vec<&str> = lines.into_iter().filter(|line| output.take(line)).collect();
         assert_eq!(shown, ["Resolved 2 packages", "done"]);
         assert_eq!(output.lock(), "a==1 \\\n    --hash=sha256:00\n");
-    }
-
-    #[test]
-    fn the_time_of_a_build_is_shared_by_its_steps() {
-        let mut budget = Budget::new(&Options { limit_seconds: 10, ..Options::default() });
-        budget.spend(Duration::from_secs(4));
-        assert_eq!(budget.left(), Duration::from_secs(6));
-        budget.spend(Duration::from_secs(40));
-        assert_eq!(budget.left(), Duration::ZERO);
     }
 
     #[test]

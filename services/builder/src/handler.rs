@@ -14,15 +14,13 @@ use mecapy_store::functions::{self, Added, NewVersion};
 use mecapy_store::{BuildState, PgPool, StoredFailure, bases, builds};
 use tokio_util::sync::CancellationToken;
 
-use crate::build_log::BuildLog;
+use crate::Error;
 use crate::builder::{Builder, Built, Request};
+use crate::kept_log::KeptLog;
 use crate::rejection::Rejection;
-use crate::{Error, live_lines};
 
 /// How often a running build looks whether it was cancelled.
 const LOOK_FOR_CANCEL_EVERY: Duration = Duration::from_secs(1);
-/// How long the last lines may take to get to onlookers.
-pub(crate) const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 /// Sources that came by another way than the gateway lie here; nothing else in the bucket is a source.
 const SOURCES: &str = "sources/";
 const DEFAULT_VARIANT: &str = "slim";
@@ -56,25 +54,27 @@ enum Created {
 impl mecapy_bus::Handler<BuildRequested> for Handler {
     const STAGE: Option<&'static str> = Some("build");
 
-    async fn handle(&self, event: BuildRequested, _: &Delivery) -> Result<Outcome, HandlerError> {
+    async fn handle(
+        &self,
+        event: BuildRequested,
+        delivery: &Delivery,
+    ) -> Result<Outcome, HandlerError> {
         let began = Instant::now();
         let id: BuildId = parse(event.build_id.parse())?;
         let function = parse(FunctionId::new(event.function_id))?;
-        let (live, sending) = live_lines::channel(self.live.build_log(id));
-        let options = self.builder.options();
-        let log = BuildLog::new(options.max_log_bytes, options.secrets(), live);
-
+        let log = KeptLog::begin(id, self.builder.options(), &self.objects, &self.live);
         let outcome = match self.admit(id, function, &event).await? {
             Admission::Nothing => Ok(Outcome::nothing()),
             Admission::Refuse(rejection) => {
-                log.write(&format!("refused: {rejection}"));
+                log.log().write(&format!("refused: {rejection}"));
                 self.failed(id, &event, &rejection, &log, began).await
             }
-            Admission::Build(request) => self.build(id, &event, *request, &log, began).await,
+            Admission::Build(request) => {
+                log.go_on(delivery.count).await;
+                self.build(id, &event, *request, &log, began).await
+            }
         };
-        // The last lines are on their way before the event that ends the build.
-        drop(log);
-        let _ = tokio::time::timeout(LAST_LINES_WITHIN, sending).await;
+        log.end().await;
         outcome
     }
 }
@@ -238,19 +238,19 @@ impl Handler {
         id: BuildId,
         event: &BuildRequested,
         request: Request,
-        log: &BuildLog,
+        log: &KeptLog,
         began: Instant,
     ) -> Result<Outcome, HandlerError> {
         let cancel = CancellationToken::new();
         let built = tokio::select! {
-            built = self.builder.build(&request, log, &cancel) => built,
+            built = self.builder.build(&request, log.log(), &cancel) => built,
             never = watch_for_cancel(&self.pool, id, &cancel) => match never {},
         };
         match built {
             Ok(built) => self.done(id, event, &request, built, log, began).await,
             Err(error) if error.is_transient() => {
-                // The next try writes it anew; until then this one can be read.
-                let _ = self.keep_log(id, log).await;
+                // The next try goes on with it; until then this one can be read.
+                let _ = log.keep().await;
                 Err(HandlerError::transient(error))
             }
             Err(error) => {
@@ -269,7 +269,7 @@ impl Handler {
         event: &BuildRequested,
         request: &Request,
         built: Built,
-        log: &BuildLog,
+        log: &KeptLog,
         began: Instant,
     ) -> Result<Outcome, HandlerError> {
         let lock_key = Key::lock(id);
@@ -284,7 +284,7 @@ impl Handler {
         let source = self.objects.put(&source_key, request.code.clone());
         let dockerfile_key = Key::dockerfile(id);
         let dockerfile = self.objects.put(&dockerfile_key, Bytes::from(built.dockerfile.clone()));
-        let keep = async { tokio::try_join!(lock, source, dockerfile, self.keep_log(id, log)) };
+        let keep = async { tokio::try_join!(lock, source, dockerfile, log.keep()) };
         step("keep", keep).await.map_err(HandlerError::transient)?;
 
         let done = BuildDone {
@@ -330,14 +330,14 @@ impl Handler {
         id: BuildId,
         event: &BuildRequested,
         rejection: &Rejection,
-        log: &BuildLog,
+        log: &KeptLog,
         began: Instant,
     ) -> Result<Outcome, HandlerError> {
-        self.keep_log(id, log).await.map_err(HandlerError::transient)?;
+        log.keep().await.map_err(HandlerError::transient)?;
         let failure = Failure {
             code: rejection.code.as_str().to_owned(),
             message: rejection.message.clone(),
-            log_tail: log.tail(),
+            log_tail: log.log().tail(),
         };
         let failed = BuildFailed {
             base: String::new(),
@@ -358,10 +358,6 @@ impl Handler {
                 Ok(if moved || !is_known { Outgoing::event(&failed) } else { Outgoing::none() })
             })
         }))
-    }
-
-    async fn keep_log(&self, id: BuildId, log: &BuildLog) -> Result<(), mecapy_objects::Error> {
-        self.objects.put(&Key::build_log(id), Bytes::from(log.text())).await
     }
 }
 

@@ -11,7 +11,8 @@
 //! 5. Credentials, certificates and addresses that builds need are in no image and in no log.
 //! 6. From inside a build the package index can be reached and nothing else.
 //! 7. An error is either transient, or carries a code and a message with which the user can do something.
-//! 8. When a build ends, in whatever way, its containers are gone and its log is kept.
+//! 8. When a build ends, in whatever way, its containers are gone and its log is kept; also when the builder is killed, but
+//!    for the last seconds of it.
 //!
 //! # The way of the data
 //!
@@ -43,21 +44,26 @@ mod engine_step;
 mod error;
 mod function_image;
 mod handler;
+mod kept_log;
 mod live_lines;
 mod lock;
 mod metric_definitions;
 mod near_names;
+mod once;
 mod options;
 mod pip;
 mod rejection;
 mod replicas;
 pub mod requirements;
 mod resolutions;
+mod resolver;
 mod service;
 mod single_flight;
 mod step_files;
+mod steps;
 mod uv;
 pub mod validation;
+mod work;
 
 pub use base_builder::{BaseBuilder, BuiltBase};
 pub use base_handler::BaseHandler;

@@ -29,8 +29,6 @@ pub struct Options {
     pub max_requirements: usize,
     /// Packages that are built from their sources, by name: of these code runs while an image is built.
     pub source_packages: Vec<String>,
-    /// Processes and threads of a step in which such code may run.
-    pub max_processes: u32,
     /// Pythons and variants of which there are base images.
     pub python_versions: Vec<String>,
     pub variants: Vec<String>,
@@ -41,6 +39,8 @@ pub struct Options {
     /// Of each step's container.
     pub memory_bytes: u64,
     pub cpus: f64,
+    /// Its processes and threads.
+    pub max_processes: u32,
     /// Largest image, unpacked.
     pub max_image_bytes: u64,
     pub max_log_bytes: usize,
@@ -71,13 +71,13 @@ impl Default for Options {
             validation: Rules::default(),
             max_requirements: 50,
             source_packages: Vec::new(),
-            max_processes: 512,
             python_versions: ["3.11", "3.12", "3.13"].map(str::to_owned).to_vec(),
             variants: ["slim", "numpy", "scipy"].map(str::to_owned).to_vec(),
             platform: "linux/amd64".to_owned(),
             limit_seconds: 300,
             memory_bytes: 2 << 30,
             cpus: 2.0,
+            max_processes: 512,
             max_image_bytes: 2 << 30,
             max_log_bytes: 10 << 20,
             resolution_ttl_seconds: 3600,

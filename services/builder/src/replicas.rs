@@ -5,15 +5,18 @@
 //! it dies, another goes on after [`LEASE`]. Two that work on the same in spite of it, one of them cut off from the
 //! database meanwhile, do no harm: both make an image of the same lock, and the last one pushed is found.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use mecapy_store::{PgPool, leases, resolutions};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Error;
 use crate::lock::Lock;
+use crate::work::unless_cancelled;
 
 /// How long a builder that is not heard of keeps its turn.
 const LEASE: Duration = Duration::from_secs(15);
@@ -28,10 +31,10 @@ pub struct Replicas {
 }
 
 /// What came of waiting for a turn.
-pub enum Turn<T> {
+pub enum Turn<T, O> {
     /// It was made meanwhile, or before.
     Made(T),
-    Ours(Lease),
+    Ours(O),
 }
 
 /// Our turn. Dropping it gives it back.
@@ -48,30 +51,47 @@ impl Replicas {
         Self { pool }
     }
 
-    /// Waits until nobody else works on `name`, or `find` finds what they made.
-    pub async fn turn<T, F: Future<Output = Result<Option<T>, Error>>>(
+    /// Waits for one of our `slots` and until nobody else works on `name`, or until `find` finds what they made. Nobody
+    /// takes the turn and then waits for a slot: the slots of others may be free.
+    pub async fn turn<'a, T, F: Future<Output = Result<Option<T>, Error>>>(
         &self,
         name: &str,
+        slots: &'a Semaphore,
         cancel: &CancellationToken,
         find: impl Fn() -> F,
-    ) -> Result<Turn<T>, Error> {
+    ) -> Result<Turn<T, (SemaphorePermit<'a>, Lease)>, Error> {
         let holder = Uuid::now_v7();
+        let mut slot = pin!(slots.acquire());
+        let mut others_work = false;
         loop {
+            let ours = tokio::select! {
+                ours = &mut slot => Some(ours.map_err(|_| Error::Interrupted)?),
+                () = tokio::time::sleep(LOOK_EVERY) => None,
+                () = cancel.cancelled() => return Err(Error::Cancelled),
+            };
+            let Some(ours) = ours else {
+                let worked = others_work;
+                others_work = leases::is_held(&self.pool, name).await?;
+                if worked
+                    && !others_work
+                    && let Some(made) = find().await?
+                {
+                    return Ok(Turn::Made(made));
+                }
+                continue;
+            };
             if leases::take(&self.pool, name, holder, LEASE).await? {
                 let lease = self.keep(name.to_owned(), holder);
                 // It may have been made right before.
                 return Ok(match find().await? {
                     Some(made) => Turn::Made(made),
-                    None => Turn::Ours(lease),
+                    None => Turn::Ours((ours, lease)),
                 });
             }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = cancel.cancelled() => return Err(Error::Cancelled),
-            }
-            if let Some(made) = find().await? {
-                return Ok(Turn::Made(made));
-            }
+            others_work = true;
+            drop(ours);
+            slot.set(slots.acquire());
+            unless_cancelled(cancel, tokio::time::sleep(LOOK_EVERY)).await?;
         }
     }
 

@@ -38,6 +38,9 @@ pub async fn run(
     let bases = config.builder.base.clone();
     let base_builder =
         BaseBuilder::new(config.builder.clone(), engine.clone(), &primary, staging.clone())?;
+    if let Err(error) = base_builder.sweep().await {
+        tracing::warn!(error = chain(&error), "images of builds that died are still there");
+    }
     let base_builder = Arc::new(base_builder);
     let replicas = Some(Replicas::new(backbone.pool.clone()));
     let builder = Arc::new(Builder::new(config.builder, engine, primary, staging, replicas)?);

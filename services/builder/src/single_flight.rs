@@ -5,20 +5,26 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Whoever holds the guard of a key works alone on it; the next one then finds what was made.
-#[derive(Debug, Default)]
-pub struct SingleFlight(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+/// Whoever holds the guard of a key works alone on it. What he leaves in it, those find who waited for him.
+#[derive(Debug)]
+pub struct SingleFlight<T>(Mutex<HashMap<String, Weak<tokio::sync::Mutex<Option<T>>>>>);
 
-impl SingleFlight {
+impl<T> Default for SingleFlight<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> SingleFlight<T> {
     /// Waits for the key. Dropping the guard, or the future, lets the next one in.
-    pub async fn enter(&self, key: &str) -> OwnedMutexGuard<()> {
+    pub async fn enter(&self, key: &str) -> OwnedMutexGuard<Option<T>> {
         let mutex = {
             let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             flights.retain(|_, mutex| mutex.strong_count() > 0);
             match flights.get(key).and_then(Weak::upgrade) {
                 Some(mutex) => mutex,
                 None => {
-                    let mutex = Arc::new(tokio::sync::Mutex::new(()));
+                    let mutex = Arc::new(tokio::sync::Mutex::new(None));
                     flights.insert(key.to_owned(), Arc::downgrade(&mutex));
                     mutex
                 }
@@ -38,29 +44,36 @@ mod tests {
     async fn one_key_is_held_by_one_and_others_are_free() {
         let flights = Arc::new(SingleFlight::default());
         let inside = Arc::new(AtomicUsize::new(0));
-        let a = flights.enter("a").await;
-        let _b = flights.enter("b").await;
+        let mut a = flights.enter("a").await;
+        let b = flights.enter("b").await;
+        assert_eq!((*a, *b), (None, None));
         let waiting: Vec<_> = (0..10)
             .map(|_| {
                 let (flights, inside) = (Arc::clone(&flights), Arc::clone(&inside));
                 tokio::spawn(async move {
-                    let _guard = flights.enter("a").await;
+                    let guard = flights.enter("a").await;
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                     tokio::task::yield_now().await;
                     inside.fetch_sub(1, Ordering::SeqCst);
+                    *guard
                 })
             })
             .collect();
+        // On this one thread: each has asked for the key.
+        tokio::task::yield_now().await;
         assert_eq!(inside.load(Ordering::SeqCst), 0);
+        *a = Some("made");
         drop(a);
         for task in waiting {
-            task.await.unwrap();
+            assert_eq!(task.await.unwrap(), Some("made"));
         }
+        // Whoever comes when nobody is left begins anew.
+        assert_eq!(*flights.enter("a").await, None);
     }
 
     #[tokio::test]
     async fn keys_that_nobody_holds_are_forgotten() {
-        let flights = SingleFlight::default();
+        let flights = SingleFlight::<()>::default();
         for i in 0..100 {
             drop(flights.enter(&i.to_string()).await);
         }

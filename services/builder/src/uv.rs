@@ -93,14 +93,20 @@ pub fn explain(lines: &[String]) -> Cause {
 
 /// A package that operators allow to be built from its source.
 fn not_built(package: &str, text: &str) -> Rejection {
-    const NO_PROCESS: [&str; 2] = ["Resource temporarily unavailable", "can't start new thread"];
-    let why = if NO_PROCESS.iter().any(|words| text.contains(words)) {
+    let why = if lacks_processes(text) {
         "it needs more processes than builder.max_processes allows"
     } else {
         "the log says more"
     };
     let message = format!("`{package}` could not be built from its source: {why}");
     Rejection::new(ErrorCode::BuildFailed, message)
+}
+
+/// What programs say that were not given another process or thread.
+pub fn lacks_processes(text: &str) -> bool {
+    const NO_PROCESS: [&str; 3] =
+        ["Resource temporarily unavailable", "can't start new thread", "Cannot fork"];
+    NO_PROCESS.iter().any(|words| text.contains(words))
 }
 
 /// One text without the frames and marks that some versions draw.

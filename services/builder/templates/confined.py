@@ -3,8 +3,9 @@ no rights, and whose processes are counted. When it ends, they end.
 
     confined.py PROCESSES SCRIPT
 
-The engine's builds have no limit on processes. That of the kernel for a user (RLIMIT_NPROC) counts all that he runs on
-the machine, and root's not at all: hence a user of its own for each step.
+The limit on a step's processes comes a moment after its start. This one is there before the first of them: the kernel's
+for a user (RLIMIT_NPROC), which counts all that he runs on the machine, and root's not at all. Hence a user of its own
+for each step.
 """
 import ctypes
 import os

@@ -11,7 +11,7 @@ use crate::fixture::{BASE, LONG, Lines, LocalImage, container_with_command, dock
 
 /// A build of these steps on the base image, as root. Nothing of it is in the cache: whoever looks there finds what
 /// another test takes away.
-fn steps(steps: &str) -> (BuildRequest, LocalImage) {
+pub fn steps(steps: &str) -> (BuildRequest, LocalImage) {
     let tag = format!("mecapy-engine-test/{}:v1", unique("build"));
     let request = BuildRequest {
         dockerfile: format!("FROM {BASE}\nUSER root\n{steps}\n"),
@@ -160,6 +160,40 @@ async fn memory_and_network_limits_hold_inside_a_step() {
     assert!(all.iter().any(|line| line == "2147483648"), "{all:?}");
     assert!(all.iter().any(|line| line == "net-lo"), "{all:?}");
     assert!(!lines.contain("net-eth0"), "{all:?}");
+}
+
+/// Makes processes as long as it may, 300 at most, once the limit is there, and says how many.
+const FORKS: &str = r#"
+import os, time
+def limit():
+    for path in ("/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/pids.max"):
+        if os.path.exists(path):
+            return open(path).read().strip()
+print("limit at once", limit())
+while limit() == "max":
+    time.sleep(0.01)
+made = 0
+try:
+    for _ in range(300):
+        if os.fork() == 0:
+            time.sleep(600)
+        made += 1
+except OSError as error:
+    print("made", made, error)
+"#;
+
+#[tokio::test]
+async fn a_step_makes_no_more_processes_than_it_may() {
+    let (mut request, _image) = steps("COPY forks.py /\nRUN echo first\nRUN python /forks.py");
+    request.files = vec![ContextFile::new("forks.py", FORKS)];
+    request.max_processes = 100;
+    let lines = Lines::default();
+    build(request, &lines).await.unwrap();
+    let all = lines.all();
+    let made = all.iter().find_map(|line| line.strip_prefix("made ")).expect("no fork was refused");
+    let (made, why) = made.split_once(' ').unwrap();
+    assert!((1..=100).contains(&made.parse::<u32>().unwrap()), "{all:?}");
+    assert!(why.contains("Resource temporarily unavailable"), "{all:?}");
 }
 
 #[tokio::test]

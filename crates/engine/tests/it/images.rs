@@ -10,7 +10,7 @@ use mecapy_testkit::{Infra, unique};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::fixture::{LONG, LocalImage, docker, engine, function};
+use crate::fixture::{BASE, LONG, LocalImage, docker, engine, function};
 
 /// A function's image, pushed; the local names are removed, so that a pull has something to do.
 async fn pushed(engine: &Engine) -> (ImageRef, Credentials) {
@@ -29,6 +29,20 @@ async fn pushed(engine: &Engine) -> (ImageRef, Credentials) {
 fn by_digest(reference: &ImageRef) -> String {
     let digest = reference.digest.as_ref().unwrap();
     format!("{}/{}@{digest}", reference.registry, reference.repository)
+}
+
+#[tokio::test]
+async fn the_names_of_images_are_found_by_a_pattern() {
+    let engine = engine().await;
+    let name = format!("mecapy-engine-test/{}", unique("named"));
+    docker(&["tag", BASE, &format!("{name}:one")]);
+    docker(&["tag", BASE, &format!("{name}:two")]);
+    let (_one, _two) = (LocalImage(format!("{name}:one")), LocalImage(format!("{name}:two")));
+    let mut found = engine.image_names(&format!("{name}:*")).await.unwrap();
+    found.sort();
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [format!("{name}:one"), format!("{name}:two")]);
+    assert!(found.iter().all(|(_, made)| *made > 1_700_000_000), "{found:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The verdict beside that of `ast.parse`, for files of the standard library that are on this machine.
+//! The verdict beside that of `ast.parse`, for files of the standard library that are on this machine, and in the image
+//! of another Python.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ const KNOWN_STRICTER: &[(ErrorCode, &str, &str, &str)] = &[
 ];
 
 struct Interpreter {
-    program: &'static str,
+    /// Its program, and what comes before its arguments.
+    command: Vec<String>,
     version: PythonVersion,
     library: PathBuf,
 }
@@ -78,7 +80,8 @@ fn interpreters() -> Vec<Interpreter> {
             PythonVersion { major: major.parse().unwrap(), minor: minor.parse().unwrap() };
         let is_new = found.iter().all(|known| known.version != version);
         if is_new && version >= PythonVersion::PY39 && version <= PythonVersion::PY314 {
-            found.push(Interpreter { program, version, library: library.into() });
+            let command = vec![program.to_owned()];
+            found.push(Interpreter { command, version, library: library.into() });
         }
     }
     found
@@ -87,7 +90,8 @@ fn interpreters() -> Vec<Interpreter> {
 impl Interpreter {
     /// `ok` or the error, for each file.
     fn verdicts(&self, files: &[PathBuf]) -> Vec<String> {
-        let mut python = Command::new(self.program)
+        let mut python = Command::new(&self.command[0])
+            .args(&self.command[1..])
             .args(["-I", "-c", VERDICTS])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -98,7 +102,7 @@ impl Interpreter {
         let output = python.wait_with_output().unwrap();
         let verdicts: Vec<String> =
             String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
-        assert_eq!(verdicts.len(), files.len(), "{} stopped early", self.program);
+        assert_eq!(verdicts.len(), files.len(), "{self} stopped early");
         verdicts
     }
 
@@ -140,11 +144,8 @@ impl Interpreter {
                 })
             });
             if theirs.starts_with("ok") != ours.is_ok() && !is_known {
-                differences.push(format!(
-                    "{}: {} says {theirs}, we say {ours:?}",
-                    describe(index),
-                    self.program
-                ));
+                differences
+                    .push(format!("{}: {self} says {theirs}, we say {ours:?}", describe(index)));
             }
         }
         assert!(
@@ -154,7 +155,29 @@ impl Interpreter {
             files.len(),
             differences.join("\n")
         );
-        println!("{}: the same verdict on {} files", self.program, files.len());
+        println!("{self}: the same verdict on {} files", files.len());
+    }
+
+    /// That of an image, with its library in this folder.
+    fn of_image(image: &str, version: PythonVersion, folder: &Path) -> Self {
+        let path = folder.to_str().unwrap();
+        let copy = "import sysconfig, tarfile, sys\n\
+                    with tarfile.open(fileobj=sys.stdout.buffer, mode='w|', dereference=True) as tar:\n    \
+                    tar.add(sysconfig.get_path('stdlib'), '.')";
+        let copy = format!(
+            "docker run --rm --network none {image} python -I -c \"{copy}\" | tar -x -C {path}"
+        );
+        assert!(Command::new("sh").args(["-c", &copy]).status().unwrap().success());
+        let volume = format!("{path}:{path}:ro");
+        let command =
+            ["docker", "run", "--rm", "-i", "--network", "none", "-v", &volume, image, "python"];
+        Self { command: command.map(str::to_owned).to_vec(), version, library: folder.into() }
+    }
+}
+
+impl std::fmt::Display for Interpreter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.command[0], self.version)
     }
 }
 
@@ -185,6 +208,17 @@ fn the_standard_library_gets_the_verdict_of_cpython() {
         let files = python.files();
         python.compare(&files, |index| files[index].display().to_string());
     }
+}
+
+#[test]
+fn the_standard_library_of_another_python_gets_its_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = "mecapy/python:3.13-slim";
+    let python = Interpreter::of_image(image, PythonVersion::PY313, folder.path());
+    let files = python.files();
+    // Debian's packages come without the test suite.
+    assert!(files.len() > 400, "{} files", files.len());
+    python.compare(&files, |index| files[index].display().to_string());
 }
 
 /// The same numbers in every run: a difference comes again.

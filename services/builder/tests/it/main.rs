@@ -19,6 +19,7 @@ mod fixture;
 mod fuzz;
 mod hostile;
 mod hostile_packages;
+mod limits;
 mod memory;
 mod network;
 mod pip;

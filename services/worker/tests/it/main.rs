@@ -11,7 +11,6 @@ mod affinity;
 mod attempts;
 mod containers;
 mod drain;
-mod engine_front;
 mod hostile;
 mod images;
 mod parked;

@@ -7,12 +7,11 @@ use bytes::Bytes;
 use mecapy_proto::TaskId;
 use mecapy_proto::v1::{TaskCancel, TaskDispatch};
 use mecapy_store::{TaskState, tasks};
-use mecapy_testkit::eventually;
+use mecapy_testkit::{EngineFront, eventually};
 use prost::Message as _;
 use serde_json::Value;
 
 use crate::containers::{containers_of, docker, may_park, parked_of};
-use crate::engine_front::EngineFront;
 use crate::published::primary;
 use crate::world::{DOUBLE, Function, LONG, Running, WAIT, World, code, row};
 
@@ -430,7 +429,7 @@ async fn a_parked_container_gets_its_tasks_name_although_the_engine_refused_it_a
         return;
     }
     let world = World::start().await;
-    let front = EngineFront::refusing("/rename", 2);
+    let front = EngineFront::refusing("/rename", 500, 2);
     let worker = world.worker_with_parked(|config| config.docker.host = Some(front.host())).await;
     let function = world.function(WAIT).await;
     let id = waiting_in_parked(&world, &worker, &function).await;
