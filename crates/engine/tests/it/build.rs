@@ -169,7 +169,6 @@ def limit():
     for path in ("/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/pids.max"):
         if os.path.exists(path):
             return open(path).read().strip()
-print("limit at once", limit())
 while limit() == "max":
     time.sleep(0.01)
 made = 0

@@ -130,6 +130,37 @@ async fn a_service_that_is_killed_at_work_ends_it_once_after_its_restart() {
     assert_eq!(ready, 5, "each build ended once");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_builder_that_is_killed_is_there_while_it_is_dead_and_the_next_one_goes_on_with_it()
+ {
+    let infra = Infra::shared().await;
+    let mut system = System::set_up(&infra, "").await.unwrap();
+    // The first has an index that takes connections and says nothing: it would resolve until its time is over.
+    let index = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/simple", index.local_addr().unwrap());
+    system.environment =
+        [("MECAPY_BUILDER__INDEX_URL", url), ("MECAPY_BUILDER__NO_PROXY", "127.0.0.1".to_owned())]
+            .into();
+    system.start_all().await.unwrap();
+    let function = system.api.submit("logged", DOUBLE, "idna==3.10\n").await.unwrap();
+    let path = format!("/builds/{}/logs", function["build_id"].as_str().unwrap());
+    let log = async || system.api.get_text(&path).await.unwrap_or_default();
+    eventually("it can be read while it grows", PATIENCE, async || {
+        log().await.contains("resolving").then_some(())
+    })
+    .await;
+    system.kill(Service::Builder).await.unwrap();
+    assert!(log().await.contains("resolving"));
+
+    system.environment.clear();
+    system.spawn(Service::Builder).unwrap();
+    ends_ready(&system, &function).await;
+    let log = log().await;
+    assert!(log.matches("resolving").count() >= 2, "{log}");
+    let tries: Vec<&str> = log.split("--- the try before did not end it: try ").collect();
+    assert!(tries.len() >= 2 && tries.last().unwrap().contains("the image is v1-"), "{log}");
+}
+
 async fn ready_functions(system: &System) -> usize {
     let rows = mecapy_store::functions::list(&system.pool, None, 0, 100).await.unwrap();
     rows.iter().filter(|function| function.docker_image.is_some()).count()
