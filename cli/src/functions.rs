@@ -8,12 +8,11 @@ use mecapy_proto::{BuildId, FunctionId};
 use crate::arguments::{Functions, Submit, Target};
 use crate::exit::{Exit, Stop};
 use crate::gateway::{Answer, Client, Failure, Function, NewFunction};
+use crate::list::List;
 use crate::progress::{self, Progress};
 use crate::session::{self, Session};
 use crate::terminal::{clean_line, fields};
 use crate::{source, table, watch};
-
-const PAGE_SIZE: usize = 100;
 
 pub async fn run(command: Functions, session: &Session) -> anyhow::Result<Exit> {
     let client = session.client()?;
@@ -24,7 +23,10 @@ pub async fn run(command: Functions, session: &Session) -> anyhow::Result<Exit> 
             session.output.show(&function.raw, || describe(&function.value));
             Ok(Exit::Done)
         }
-        Functions::List { limit } => list(limit, session, &client).await,
+        Functions::List { limit } => {
+            let list = List { path: &["functions"], filter: &[], limit };
+            list.show(&client, session, overview).await
+        }
         Functions::Rebuild { id, no_wait } => {
             begun(&client.rebuild_function(id).await?, no_wait, session, &client).await
         }
@@ -134,32 +136,6 @@ async fn follow(id: BuildId, session: &Session, client: &Client) -> anyhow::Resu
         _ => {}
     }
     Ok(exit)
-}
-
-async fn list(limit: Option<usize>, session: &Session, client: &Client) -> anyhow::Result<Exit> {
-    let mut rows = Vec::new();
-    let mut token = String::new();
-    loop {
-        let left = limit.map_or(PAGE_SIZE, |limit| limit.saturating_sub(rows.len()).min(PAGE_SIZE));
-        if left == 0 {
-            break;
-        }
-        let page = client.functions(left, &token).await?.value;
-        rows.extend(page.functions);
-        match page.next_page_token {
-            Some(next) if !next.is_empty() && next != token => token = next,
-            _ => break,
-        }
-    }
-    rows.truncate(limit.unwrap_or(usize::MAX));
-    let raw: Vec<&str> = rows.iter().map(|function| function.get()).collect();
-    let functions: Vec<Function> = raw
-        .iter()
-        .map(|raw| serde_json::from_str(raw))
-        .collect::<Result<_, _>>()
-        .context("reading the list")?;
-    session.output.show(&format!("[{}]", raw.join(",")), || overview(&functions));
-    Ok(Exit::Done)
 }
 
 fn overview(functions: &[Function]) -> String {

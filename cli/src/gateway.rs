@@ -3,6 +3,7 @@
 mod error;
 mod events;
 mod model;
+mod page;
 mod sse;
 mod webhooks;
 mod workers;
@@ -18,8 +19,8 @@ use uuid::Uuid;
 
 pub use error::{Error, Problem};
 pub use events::{BuildEvent, BuildEvents, TaskEvent, TaskEvents};
-pub use model::{Failure, Function, Functions, NewFunction, Span, Task, Waterfall};
-pub use webhooks::{Delivery, NewWebhook, Rows, Webhook};
+pub use model::{Failure, Function, NewFunction, Span, Task, Waterfall};
+pub use webhooks::{Delivery, NewWebhook, Webhook};
 pub use workers::Worker;
 
 use crate::exit::Stop;
@@ -88,19 +89,6 @@ impl Client {
     }
 
     /// One page; `token` is from the page before.
-    pub async fn functions(
-        &self,
-        page_size: usize,
-        token: &str,
-    ) -> Result<Answer<Functions>, Error> {
-        let mut request =
-            self.request(Method::GET, &["functions"]).query(&[("page_size", page_size)]);
-        if !token.is_empty() {
-            request = request.query(&[("page_token", token)]);
-        }
-        self.json(request).await
-    }
-
     pub async fn delete_function(&self, id: FunctionId) -> Result<(), Error> {
         self.bytes(self.request(Method::DELETE, &["functions", &id.to_string()])).await.map(drop)
     }

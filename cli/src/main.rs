@@ -20,6 +20,7 @@ mod exit;
 mod functions;
 mod gateway;
 mod json;
+mod list;
 mod mirror;
 mod progress;
 mod servers;

@@ -1,22 +1,20 @@
 //! `mecapy webhooks`: have a URL called when something becomes of functions and tasks.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use mecapy_proto::FunctionId;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::arguments::Confirm;
 use crate::exit::{self, Exit};
-use crate::gateway::{Answer, Client, Delivery, NewWebhook, Rows, Webhook};
+use crate::gateway::{Answer, Client, Delivery, NewWebhook, Webhook};
+use crate::list::List;
 use crate::session::Session;
-use crate::terminal::fields;
+use crate::terminal::{clean_line, fields};
 use crate::{json, table};
 
-const PAGE_SIZE: usize = 100;
 /// A receiver has 15 s for its answer.
 const TEST_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -44,7 +42,7 @@ pub enum Command {
     },
     /// Give a webhook another secret; for 24 hours messages are signed with both
     Rotate { id: Uuid },
-    /// Have a webhook told again that was disabled, since its receiver answered 410
+    /// Have a webhook told again that was disabled: its receiver answered 410, or took nothing for 5 days
     Enable { id: Uuid },
     /// Send a message that says nothing, and wait for the receiver's answer
     #[command(after_help = exit::HELP)]
@@ -117,9 +115,8 @@ pub async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         Command::List { function, limit } => {
             let filter: Vec<(&str, String)> =
                 function.iter().map(|id| ("function_id", id.to_string())).collect();
-            let rows = all(limit, async |size, token| client.webhooks(&filter, size, &token).await)
-                .await?;
-            show_list(&rows, session, overview)
+            let list = List { path: &["webhooks"], filter: &filter, limit };
+            list.show(&client, session, overview).await
         }
         Command::Show { id } => {
             let webhook = client.webhook(id).await?;
@@ -146,13 +143,11 @@ pub async fn run(command: Command, session: &Session) -> anyhow::Result<Exit> {
         }
         Command::Test { id } => test(id, session, &client).await,
         Command::Deliveries { id, status, limit } => {
+            let (id, limit) = (id.to_string(), Some(limit));
             let filter: Vec<(&str, String)> =
                 status.iter().map(|status| ("status", name(status))).collect();
-            let rows = all(Some(limit), async |size, token| {
-                client.deliveries(id, &filter, size, &token).await
-            })
-            .await?;
-            show_list(&rows, session, deliveries)
+            let list = List { path: &["webhooks", &id, "deliveries"], filter: &filter, limit };
+            list.show(&client, session, deliveries).await
         }
         Command::Delivery { id } => {
             let delivery = client.delivery(id).await?;
@@ -203,44 +198,6 @@ async fn test(id: Uuid, session: &Session, client: &Client) -> anyhow::Result<Ex
     }
 }
 
-/// The rows of all pages, up to a limit.
-async fn all(
-    limit: Option<usize>,
-    page: impl AsyncFn(usize, String) -> Result<Rows, crate::gateway::Error>,
-) -> anyhow::Result<Vec<Box<RawValue>>> {
-    let mut rows = Vec::new();
-    let mut token = String::new();
-    loop {
-        let left = limit.map_or(PAGE_SIZE, |limit| limit.saturating_sub(rows.len()).min(PAGE_SIZE));
-        if left == 0 {
-            break;
-        }
-        let next = page(left, token.clone()).await?;
-        rows.extend(next.rows);
-        match next.next_page_token {
-            Some(next) if !next.is_empty() && next != token => token = next,
-            _ => break,
-        }
-    }
-    rows.truncate(limit.unwrap_or(usize::MAX));
-    Ok(rows)
-}
-
-fn show_list<T: DeserializeOwned>(
-    rows: &[Box<RawValue>],
-    session: &Session,
-    overview: fn(&[T]) -> String,
-) -> anyhow::Result<Exit> {
-    let raw: Vec<&str> = rows.iter().map(|row| row.get()).collect();
-    let values: Vec<T> = raw
-        .iter()
-        .map(|raw| serde_json::from_str(raw))
-        .collect::<Result<_, _>>()
-        .context("reading the list")?;
-    session.output.show(&format!("[{}]", raw.join(",")), || overview(&values));
-    Ok(Exit::Done)
-}
-
 fn overview(webhooks: &[Webhook]) -> String {
     if webhooks.is_empty() {
         return "There are no webhooks yet. To make one: mecapy webhooks add URL".to_owned();
@@ -251,14 +208,33 @@ fn overview(webhooks: &[Webhook]) -> String {
             vec![
                 webhook.webhook_id.to_string(),
                 webhook.function_id.map_or_else(|| "all".to_owned(), |id| id.to_string()),
-                if webhook.enabled { "enabled" } else { "disabled" }.to_owned(),
+                state(webhook).to_owned(),
                 webhook.events.join(","),
                 webhook.url.clone(),
                 webhook.description.clone(),
             ]
         })
         .collect();
-    table::render(&["id", "function", "state", "events", "url", "description"], &rows)
+    let mut text =
+        table::render(&["id", "function", "state", "events", "url", "description"], &rows);
+    for webhook in webhooks {
+        if let Some(reason) = &webhook.disabled_reason {
+            let (id, reason) = (webhook.webhook_id, clean_line(reason));
+            let _ = writeln!(
+                text,
+                "\n{id} is told of nothing: {reason}\nTo have it told again: mecapy webhooks enable {id}"
+            );
+        }
+    }
+    text
+}
+
+fn state(webhook: &Webhook) -> &'static str {
+    match (webhook.enabled, &webhook.failing_since) {
+        (false, _) => "disabled",
+        (true, Some(_)) => "failing",
+        (true, None) => "enabled",
+    }
 }
 
 fn describe(webhook: &Webhook) -> String {
@@ -268,12 +244,13 @@ fn describe(webhook: &Webhook) -> String {
         ("function", webhook.function_id.map_or_else(|| "all".to_owned(), |id| id.to_string())),
         ("url", webhook.url.clone()),
         ("events", webhook.events.join(", ")),
-        ("state", if webhook.enabled { "enabled" } else { "disabled" }.to_owned()),
+        ("state", state(webhook).to_owned()),
     ];
     let mut row = |label, value: Option<String>| {
         rows.extend(value.filter(|value| !value.is_empty()).map(|value| (label, value)));
     };
     row("why", webhook.disabled_reason.clone());
+    row("failing since", webhook.failing_since.clone());
     row("about", Some(webhook.description.clone()));
     row("made at", webhook.created_at.clone());
     row("secret", webhook.secret.as_ref().map(|secret| secret.expose().to_owned()));
@@ -341,6 +318,38 @@ fn describe_delivery(delivery: &Delivery) -> String {
 mod tests {
     use super::*;
     use crate::terminal::clean_text;
+
+    #[test]
+    fn a_disabled_webhook_says_why_and_how_it_is_enabled() {
+        let webhook = |more: &str| -> Webhook {
+            serde_json::from_str(&format!(
+                r#"{{"webhook_id":"018f4e3e-0000-7000-8000-0000000000aa","url":"https://hooks.example.com/",{more}}}"#
+            ))
+            .unwrap()
+        };
+        let since = r#""failing_since":"2026-01-01T00:00:00Z""#;
+        let disabled = webhook(&format!(
+            r#""enabled":false,"disabled_reason":"no message was delivered for 5 days\u001b[2J",{since}"#
+        ));
+        let list = overview(std::slice::from_ref(&disabled));
+        assert!(list.contains("disabled"), "{list}");
+        assert!(
+            list.contains("is told of nothing: no message was delivered for 5 days\n"),
+            "{list}"
+        );
+        assert!(
+            list.ends_with("mecapy webhooks enable 018f4e3e-0000-7000-8000-0000000000aa\n"),
+            "{list}"
+        );
+        let one = describe(&disabled);
+        assert!(one.contains("failing since"), "{one}");
+        let failing = overview(&[webhook(&format!(r#""enabled":true,{since}"#))]);
+        assert!(
+            failing.contains("failing") && !failing.contains("is told of nothing"),
+            "{failing}"
+        );
+        assert!(overview(&[webhook(r#""enabled":true"#)]).contains("enabled"));
+    }
 
     #[test]
     fn what_a_stranger_answered_cannot_touch_the_terminal() {

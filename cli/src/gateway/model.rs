@@ -51,13 +51,6 @@ pub struct Failure {
     pub log_tail: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-pub struct Functions {
-    pub functions: Vec<Box<RawValue>>,
-    #[serde(default)]
-    pub next_page_token: Option<String>,
-}
-
 #[derive(Debug, Clone, Deserialize)]
 pub struct Task {
     pub task_id: TaskId,

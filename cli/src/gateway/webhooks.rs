@@ -31,6 +31,7 @@ pub struct Webhook {
     pub events: Vec<String>,
     pub enabled: bool,
     pub disabled_reason: Option<String>,
+    pub failing_since: Option<String>,
     pub previous_secret_until: Option<String>,
     pub created_at: Option<String>,
     /// There where it was just made.
@@ -62,15 +63,6 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
-/// A page of a list: each row as it came.
-#[derive(Debug, Deserialize)]
-pub struct Rows {
-    #[serde(alias = "webhooks", alias = "deliveries")]
-    pub rows: Vec<Box<RawValue>>,
-    #[serde(default)]
-    pub next_page_token: Option<String>,
-}
-
 impl Client {
     pub async fn add_webhook(&self, webhook: &NewWebhook<'_>) -> Result<Answer<Webhook>, Error> {
         self.json(self.request(Method::POST, &["webhooks"]).json(webhook)).await
@@ -78,42 +70,6 @@ impl Client {
 
     pub async fn webhook(&self, id: Uuid) -> Result<Answer<Webhook>, Error> {
         self.json(self.request(Method::GET, &["webhooks", &id.to_string()])).await
-    }
-
-    /// One page; `filter` are further parts of the query.
-    pub async fn webhooks(
-        &self,
-        filter: &[(&str, String)],
-        page_size: usize,
-        token: &str,
-    ) -> Result<Rows, Error> {
-        self.page(&["webhooks"], filter, page_size, token).await
-    }
-
-    pub async fn deliveries(
-        &self,
-        webhook: Uuid,
-        filter: &[(&str, String)],
-        page_size: usize,
-        token: &str,
-    ) -> Result<Rows, Error> {
-        let path = ["webhooks", &webhook.to_string(), "deliveries"];
-        self.page(&path, filter, page_size, token).await
-    }
-
-    async fn page(
-        &self,
-        path: &[&str],
-        filter: &[(&str, String)],
-        page_size: usize,
-        token: &str,
-    ) -> Result<Rows, Error> {
-        let mut request =
-            self.request(Method::GET, path).query(&[("page_size", page_size)]).query(filter);
-        if !token.is_empty() {
-            request = request.query(&[("page_token", token)]);
-        }
-        Ok(self.json(request).await?.value)
     }
 
     pub async fn delete_webhook(&self, id: Uuid) -> Result<(), Error> {

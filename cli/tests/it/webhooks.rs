@@ -9,7 +9,7 @@ const DELIVERY: &str = "018f4e3e-0000-7000-8000-0000000000dd";
 fn webhook(secret: bool) -> Value {
     let mut webhook = json!({
         "webhook_id": WEBHOOK, "owner": "acme", "function_id": 456, "url": "https://hooks.example.com/",
-        "description": "", "events": ["ready", "task_ended"], "enabled": true, "disabled_reason": null,
+        "description": "", "events": ["ready", "task_ended"], "enabled": true, "disabled_reason": null, "failing_since": null,
         "previous_secret_until": null, "created_at": "2026-01-01T00:00:00Z",
     });
     if secret {

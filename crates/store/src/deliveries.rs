@@ -142,16 +142,7 @@ pub async fn record(
         Verdict::Gone => (DeliveryState::Dead, None, false),
     };
     let mut transaction = pool.begin().await?;
-    if *verdict == Verdict::Gone {
-        // Before its delivery: of two that end so at once, each would hold what the other gives up.
-        sqlx::query(
-            "select 1 from webhooks where id = (select webhook_id from webhook_deliveries where id = $1)
-             for no key update",
-        )
-        .bind(id)
-        .execute(&mut *transaction)
-        .await?;
-    }
+    note_failing(&mut transaction, id, verdict).await?;
     let webhook: Option<Uuid> = sqlx::query_scalar(
         "with ended as (
              update webhook_deliveries
@@ -177,11 +168,40 @@ pub async fn record(
     .bind(attempt.duration_ms)
     .fetch_optional(&mut *transaction)
     .await?;
-    if let (Some(webhook), Verdict::Gone) = (webhook, verdict) {
+    // Dropping the transaction takes back what was noted of the webhook.
+    let Some(webhook) = webhook else { return Ok(false) };
+    if *verdict == Verdict::Gone {
         webhooks::disable(&mut transaction, webhook, "the receiver answered 410 Gone").await?;
     }
     transaction.commit().await?;
-    Ok(webhook.is_some())
+    Ok(true)
+}
+
+/// Notes whether the receiver takes messages. Most tries change nothing of that, and lock nothing.
+///
+/// Before the delivery is touched: what disables a webhook holds it, and then gives up its deliveries.
+async fn note_failing(
+    conn: &mut PgConnection,
+    delivery: Uuid,
+    verdict: &Verdict,
+) -> Result<(), Error> {
+    let (failing_since, which) = match verdict {
+        Verdict::Delivered => ("null", "failing_since is not null"),
+        Verdict::Retry { .. } | Verdict::Dead { letter: true } => {
+            ("now()", "failing_since is null")
+        }
+        // That a test failed is no news of the receiver: it may not be there yet.
+        Verdict::Dead { letter: false } => return Ok(()),
+        Verdict::Gone => ("failing_since", "true"),
+    };
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "update webhooks set failing_since = {failing_since}
+         where id = (select webhook_id from webhook_deliveries where id = $1) and {which}"
+    )))
+    .bind(delivery)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// One that was given up and is not yet with the dead letters.

@@ -60,11 +60,13 @@ pub struct Webhook {
     pub previous_until: Option<DateTime<Utc>>,
     pub enabled: bool,
     pub disabled_reason: Option<String>,
+    /// Since when no message was delivered, although some were tried.
+    pub failing_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
 }
 
 const COLUMNS: &str = "id, owner, function_id, url, description, events, previous_until, enabled, disabled_reason, \
-                       created_at";
+                       failing_since, created_at";
 
 #[derive(Debug, Clone)]
 pub struct NewWebhook {
@@ -155,7 +157,8 @@ pub async fn rotate(
 /// Has it told again of what happens from now on.
 pub async fn enable(conn: &mut PgConnection, id: Uuid) -> Result<Option<Webhook>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "update webhooks set enabled = true, disabled_reason = null where id = $1 returning {COLUMNS}"
+        "update webhooks set enabled = true, disabled_reason = null, failing_since = null
+         where id = $1 returning {COLUMNS}"
     )))
     .bind(id)
     .fetch_optional(conn)
@@ -178,6 +181,32 @@ pub async fn disable(conn: &mut PgConnection, id: Uuid, reason: &str) -> Result<
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Disables one whose receiver has taken nothing for `patience`, and says with which reason. None: it goes on.
+pub async fn disable_failing(
+    pool: &PgPool,
+    id: Uuid,
+    patience: Duration,
+    last_error: &str,
+) -> Result<Option<String>, Error> {
+    let mut transaction = pool.begin().await?;
+    let is_failing = sqlx::query(
+        "select 1 from webhooks where id = $1 and enabled and failing_since <= now() - make_interval(secs => $2)
+         for no key update",
+    )
+    .bind(id)
+    .bind(patience.as_secs_f64())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if is_failing.is_none() {
+        return Ok(None);
+    }
+    let days = patience.as_secs() / (24 * 60 * 60);
+    let reason = format!("no message was delivered for {days} days; the last try: {last_error}");
+    disable(&mut transaction, id, &reason).await?;
+    transaction.commit().await?;
+    Ok(Some(reason))
 }
 
 /// A function that somebody is to be told of.

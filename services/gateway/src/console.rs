@@ -47,6 +47,7 @@ pub const ACTIONS: &[&str] = &[
     "/console/builds/{build_id}/cancel",
     "/console/tasks/{task_id}/cancel",
     "/console/deliveries/{delivery_id}/resend",
+    "/console/webhooks/{webhook_id}/enable",
     "/console/functions/{function_id}/rebuild",
     "/console/workers/drain",
     "/console/workers/resume",
@@ -106,6 +107,7 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/console/advisories", get(advisories::page))
         .route("/console/webhooks", get(webhooks::list))
         .route("/console/webhooks/{webhook_id}", get(webhooks::one))
+        .route("/console/webhooks/{webhook_id}/enable", post(webhooks::enable))
         .route("/console/deliveries/{delivery_id}", get(webhooks::delivery))
         .route("/console/deliveries/{delivery_id}/resend", post(webhooks::resend))
         .route("/console/audit", get(audit::page))

@@ -5,7 +5,8 @@
 //!    each try, and one body, which is signed anew at each try.
 //! 2. A delivery is tried from its row alone: by any replica, by one at a time, and by another when that one dies. What
 //!    became of a try is written only while it is the newest.
-//! 3. It ends delivered, or given up after a day: then it is a dead letter as well, and nothing is lost.
+//! 3. It ends delivered, or given up after a day: then it is a dead letter as well, and nothing is lost. Where a webhook is
+//!    disabled, what waits for it is given up without one, and can be sent again.
 //! 4. Only an address that was checked after it was resolved is called, and no other ([`mecapy_webhooks::address`]). No
 //!    redirect is followed, no proxy asked; a try is bounded in time, and what is read of an answer in bytes.
 //! 5. A receiver that is slow or away holds up nobody else, and an owner with many of them no other owner: each may have
@@ -44,6 +45,8 @@ pub use sender::Sender;
 
 /// How long a delivery is tried.
 pub const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A receiver that has taken nothing for so long is sent no more.
+pub const PATIENCE: Duration = Duration::from_secs(5 * 24 * 60 * 60);
 
 pub async fn run(
     config: Config,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use mecapy_service::{Context, chain};
-use mecapy_store::PgPool;
 use mecapy_store::deliveries::{self, Attempt, Claim, Claimed, Verdict};
+use mecapy_store::{PgPool, webhooks};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::attempt::Caller;
 use crate::schedule::{self, Standing};
-use crate::{Options, metric_definitions as metrics};
+use crate::{Options, PATIENCE, metric_definitions as metrics};
 
 /// What became due without a wake-up, or in another replica, is seen this late at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -124,7 +124,12 @@ impl Sender {
     async fn record(&self, claimed: &Claimed, attempt: &Attempt, verdict: &Verdict) {
         for nth in 1..=RECORD_TRIES {
             match deliveries::record(&self.0.pool, claimed.id, attempt, verdict).await {
-                Ok(true) => return,
+                Ok(true) => {
+                    if matches!(verdict, Verdict::Dead { letter: true }) {
+                        self.disable_failing(claimed, attempt).await;
+                    }
+                    return;
+                }
                 Ok(false) => {
                     tracing::info!(delivery.id = %claimed.id, "a try was overtaken by a newer one");
                     return;
@@ -137,6 +142,24 @@ impl Sender {
                     );
                     tokio::time::sleep(Duration::from_secs(nth.into())).await;
                 }
+            }
+        }
+    }
+
+    /// After a day that brought nothing. Not written down, it is when the next message is given up.
+    async fn disable_failing(&self, claimed: &Claimed, attempt: &Attempt) {
+        let error = attempt.error.as_deref().unwrap_or("no answer");
+        match webhooks::disable_failing(&self.0.pool, claimed.webhook_id, PATIENCE, error).await {
+            Ok(Some(reason)) => {
+                tracing::warn!(webhook.id = %claimed.webhook_id, reason, "a webhook is disabled");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(
+                    webhook.id = %claimed.webhook_id,
+                    error = chain(&error),
+                    "whether a receiver has failed for days can't be seen now"
+                );
             }
         }
     }

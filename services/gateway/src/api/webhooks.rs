@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use mecapy_proto::{ErrorCode, FunctionId};
+use mecapy_service::Secret;
 use mecapy_store::deliveries::{self, DeliveryState, NewDelivery};
 use mecapy_store::webhooks::{self, NewWebhook, Notice, Webhook};
+use mecapy_store::{Postgres, Transaction};
 use mecapy_webhooks::cloud_event::{CloudEvent, TEST_TYPE};
 use mecapy_webhooks::signature;
 use mecapy_webhooks::target::Target;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Api, note};
@@ -86,7 +88,7 @@ impl Api {
             Some(id) => self.visible(caller, id).await?.owner,
             None => caller.owner.to_string(),
         };
-        let secret = signature::new_secret().map_err(|error| Error::Internal(error.into()))?;
+        let secret = new_secret()?;
         let new = NewWebhook {
             owner,
             function: request.function,
@@ -102,8 +104,7 @@ impl Api {
         };
         // The host alone: some keep a key in the rest of the URL.
         let detail = json!({ "owner": webhook.owner, "host": target.url().host_str() });
-        note(&mut transaction, caller, "create-webhook", &webhook.id.to_string(), detail).await?;
-        transaction.commit().await.map_err(mecapy_store::Error::from)?;
+        self.noted(transaction, caller, "create-webhook", webhook.id, detail).await?;
         tracing::info!(webhook.id = %webhook.id, owner = webhook.owner, "a webhook is made");
         Ok(view::Webhook::with_secret(webhook, caller, &secret))
     }
@@ -129,14 +130,11 @@ impl Api {
 
     /// With all that was delivered to it, and all that waits.
     pub(crate) async fn delete_webhook(&self, caller: &Caller, id: Uuid) -> Result<(), Error> {
-        caller.must_act()?;
-        let webhook = self.visible_webhook(caller, id).await?;
-        let mut transaction = self.begin().await?;
-        let deleted = webhooks::delete(&mut transaction, id).await?;
-        let detail = json!({ "owner": webhook.owner });
-        note(&mut transaction, caller, "delete-webhook", &id.to_string(), detail).await?;
-        transaction.commit().await.map_err(mecapy_store::Error::from)?;
-        if deleted { Ok(()) } else { Err(no_webhook(id)) }
+        let (detail, mut transaction) = self.to_change(caller, id).await?;
+        if !webhooks::delete(&mut transaction, id).await? {
+            return Err(no_webhook(id));
+        }
+        self.noted(transaction, caller, "delete-webhook", id, detail).await
     }
 
     /// Another secret, which is in this answer alone.
@@ -145,17 +143,12 @@ impl Api {
         caller: &Caller,
         id: Uuid,
     ) -> Result<view::Webhook, Error> {
-        caller.must_act()?;
-        let webhook = self.visible_webhook(caller, id).await?;
-        let secret = signature::new_secret().map_err(|error| Error::Internal(error.into()))?;
-        let mut transaction = self.begin().await?;
+        let (detail, mut transaction) = self.to_change(caller, id).await?;
+        let secret = new_secret()?;
         let rotated = webhooks::rotate(&mut transaction, id, &secret, OVERLAP).await?;
-        let detail = json!({ "owner": webhook.owner });
-        note(&mut transaction, caller, "rotate-webhook", &id.to_string(), detail).await?;
-        transaction.commit().await.map_err(mecapy_store::Error::from)?;
-        rotated
-            .map(|webhook| view::Webhook::with_secret(webhook, caller, &secret))
-            .ok_or_else(|| no_webhook(id))
+        let rotated = rotated.ok_or_else(|| no_webhook(id))?;
+        self.noted(transaction, caller, "rotate-webhook", id, detail).await?;
+        Ok(view::Webhook::with_secret(rotated, caller, &secret))
     }
 
     /// Has one that was disabled told again, of what happens from now on.
@@ -164,14 +157,11 @@ impl Api {
         caller: &Caller,
         id: Uuid,
     ) -> Result<view::Webhook, Error> {
-        caller.must_act()?;
-        let webhook = self.visible_webhook(caller, id).await?;
-        let mut transaction = self.begin().await?;
+        let (detail, mut transaction) = self.to_change(caller, id).await?;
         let enabled = webhooks::enable(&mut transaction, id).await?;
-        let detail = json!({ "owner": webhook.owner });
-        note(&mut transaction, caller, "enable-webhook", &id.to_string(), detail).await?;
-        transaction.commit().await.map_err(mecapy_store::Error::from)?;
-        enabled.map(|webhook| view::Webhook::of(webhook, caller)).ok_or_else(|| no_webhook(id))
+        let enabled = enabled.ok_or_else(|| no_webhook(id))?;
+        self.noted(transaction, caller, "enable-webhook", id, detail).await?;
+        Ok(view::Webhook::of(enabled, caller))
     }
 
     /// A message that says nothing but that it arrived; tried once.
@@ -202,9 +192,8 @@ impl Api {
         };
         let mut transaction = self.begin().await?;
         let made = deliveries::insert(&mut transaction, &[id], &new).await?;
-        note(&mut transaction, caller, "test-webhook", &subject, json!({})).await?;
-        transaction.commit().await.map_err(mecapy_store::Error::from)?;
         let made = made.first().copied().ok_or_else(|| no_webhook(id))?;
+        self.noted(transaction, caller, "test-webhook", id, json!({})).await?;
         self.delivery(caller, made).await
     }
 
@@ -247,10 +236,34 @@ impl Api {
         let lasts = if delivery.event_type == TEST_TYPE { Duration::ZERO } else { A_DAY };
         let mut transaction = self.begin().await?;
         let sent = deliveries::resend(&mut transaction, id, None, lasts).await?;
+        let sent = sent.ok_or_else(|| no_delivery(id))?;
         let detail = json!({ "webhook_id": delivery.webhook_id, "event_id": delivery.event_id });
-        note(&mut transaction, caller, "resend-delivery", &id.to_string(), detail).await?;
-        transaction.commit().await.map_err(mecapy_store::Error::from)?;
-        sent.map(view::Delivery::of).ok_or_else(|| no_delivery(id))
+        self.noted(transaction, caller, "resend-delivery", id, detail).await?;
+        Ok(view::Delivery::of(sent))
+    }
+
+    /// Of a webhook that the caller may change: what is noted of it, and a transaction.
+    async fn to_change(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+    ) -> Result<(Value, Transaction<'static, Postgres>), Error> {
+        caller.must_act()?;
+        let webhook = self.visible_webhook(caller, id).await?;
+        Ok((json!({ "owner": webhook.owner }), self.begin().await?))
+    }
+
+    /// Commits what somebody did, with a note of it.
+    async fn noted(
+        &self,
+        mut transaction: Transaction<'static, Postgres>,
+        caller: &Caller,
+        action: &str,
+        target: Uuid,
+        detail: Value,
+    ) -> Result<(), Error> {
+        note(&mut transaction, caller, action, &target.to_string(), detail).await?;
+        Ok(transaction.commit().await.map_err(mecapy_store::Error::from)?)
     }
 
     async fn visible_webhook(&self, caller: &Caller, id: Uuid) -> Result<Webhook, Error> {
@@ -270,6 +283,10 @@ impl Api {
             other => other,
         })
     }
+}
+
+fn new_secret() -> Result<Secret, Error> {
+    signature::new_secret().map_err(|error| Error::Internal(error.into()))
 }
 
 fn no_webhook(id: Uuid) -> Error {

@@ -141,6 +141,7 @@ pub(super) fn notice(code: &str) -> Markup {
         "draining" => "It takes no more tasks, and finishes those that it has.",
         "resumed" => "It takes tasks again.",
         "rebuilding" => "Built again: until the build is ready, the function runs as it does now.",
+        "enabled" => "It is told again, of what happens from now on.",
         "resent" => "It is sent again, at once and for a day.",
         _ => return html! {},
     };

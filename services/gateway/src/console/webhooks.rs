@@ -24,6 +24,7 @@ use crate::{Gateway, Role};
 pub(super) struct ListQuery {
     page_token: String,
     status: String,
+    notice: String,
 }
 
 impl ListQuery {
@@ -81,6 +82,7 @@ fn state(webhook: &Webhook) -> Markup {
     html! {
         (badge(if webhook.enabled { "enabled" } else { "disabled" }))
         @if let Some(reason) = &webhook.disabled_reason { " " (text::line(reason)) }
+        @else if let Some(since) = webhook.failing_since { " nothing was delivered since " (time(since)) }
     }
 }
 
@@ -113,6 +115,7 @@ pub(super) async fn one(
     let filters =
         [("status", status.unwrap_or_default()), ("page_token", query.page_token.as_str())];
     let content = html! {
+        (notice(&query.notice))
         (facts("summary", &[
             ("State", state(&webhook)),
             ("Owner", html! { (text::line(&webhook.owner)) }),
@@ -121,6 +124,9 @@ pub(super) async fn one(
             ("Description", html! { (text::line(&webhook.description)) }),
             ("Since", time(webhook.created_at)),
         ]))
+        @if !webhook.enabled && caller.must_act().is_ok() {
+            (button(&session, &format!("{path}/enable"), "Have it told again"))
+        }
         form.filters method="get" action=(path) role="search" {
             (choice("status", "State", &states, status.unwrap_or_default()))
             button type="submit" { "Show" }
@@ -131,6 +137,16 @@ pub(super) async fn one(
     let title = text::line(&webhook.url);
     let frame = Frame { session: &session, section: Section::Webhooks, title: &title, live: None };
     Ok(layout::page(&frame, &content))
+}
+
+pub(super) async fn enable(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+    act: Act,
+) -> Answer {
+    let id = webhook_id(&id)?;
+    gateway.api.enable_webhook(&act.session.caller, id).await?;
+    Ok(Redirect::to(&format!("/console/webhooks/{id}?notice=enabled")).into_response())
 }
 
 fn last(delivery: &Delivery) -> Markup {

@@ -23,6 +23,8 @@ pub struct Webhook {
     pub events: Vec<String>,
     pub enabled: bool,
     pub disabled_reason: Option<String>,
+    /// Since when no message was delivered, although some were tried.
+    pub failing_since: Option<DateTime<Utc>>,
     /// Until then messages are signed with the secret before as well.
     pub previous_secret_until: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -53,6 +55,7 @@ impl Webhook {
             events: webhook.events,
             enabled: webhook.enabled,
             disabled_reason: webhook.disabled_reason,
+            failing_since: webhook.failing_since,
             previous_secret_until: webhook.previous_until.filter(|until| *until > Utc::now()),
             created_at: webhook.created_at,
             secret: None,

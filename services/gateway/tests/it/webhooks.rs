@@ -190,6 +190,8 @@ async fn deliveries_are_seen_with_their_tries_and_can_be_sent_again() {
     };
     let dead = Verdict::Dead { letter: true };
     assert!(deliveries::record(&door.pool, first, &attempt, &dead).await.unwrap());
+    let failing = door.get(&format!("/webhooks/{webhook}")).await;
+    assert!(!failing.text("/failing_since").is_empty() && failing.body["enabled"] == true);
 
     let path = format!("/webhooks/{webhook}/deliveries");
     let page = door.get(&format!("{path}?page_size=1")).await;
@@ -247,6 +249,7 @@ async fn a_test_is_a_message_of_its_own_and_a_disabled_one_can_be_enabled() {
     let enabled = door.post(&format!("/webhooks/{webhook}/enable"), json!({})).await;
     assert_eq!((enabled.status, &enabled.body["enabled"]), (200, &json!(true)));
     assert_eq!(enabled.body["disabled_reason"], Value::Null);
+    assert_eq!(enabled.body["failing_since"], Value::Null);
 
     let gone = call(&door, ACME, Method::DELETE, &format!("/webhooks/{webhook}")).await;
     assert_eq!(gone.status, 204);

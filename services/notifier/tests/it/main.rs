@@ -6,6 +6,7 @@ mod answers;
 mod documented;
 mod endings;
 mod events;
+mod patience;
 mod receiver;
 mod replicas;
 mod world;

@@ -10,6 +10,12 @@ use crate::door::{ACME, Door, OPS, OTHER, VIEWER};
 async fn actions(door: &Door) -> (Vec<String>, i64) {
     let function = door.ready_function("stats").await;
     let delivery = crate::console::webhooks::delivery(door, "https://hooks.example.com/x").await;
+    let webhook: uuid::Uuid =
+        sqlx::query_scalar("select webhook_id from webhook_deliveries where id = $1")
+            .bind(delivery)
+            .fetch_one(&door.pool)
+            .await
+            .unwrap();
     let build = door.submit("another").await.build();
     let task = door.post(&format!("/functions/{function}/tasks"), json!({})).await.task();
     let paths = CONSOLE_ACTIONS.iter().map(|path| {
@@ -17,6 +23,7 @@ async fn actions(door: &Door) -> (Vec<String>, i64) {
             .replace("{build_id}", &build.to_string())
             .replace("{task_id}", &task.to_string())
             .replace("{delivery_id}", &delivery.to_string())
+            .replace("{webhook_id}", &webhook.to_string())
     });
     (paths.collect(), function)
 }
@@ -89,10 +96,10 @@ async fn an_owner_sees_and_changes_what_is_their_own() {
     let door = Door::open().await;
     let (paths, function) = actions(&door).await;
     let other = Browser::logged_in(&door, OTHER).await;
-    for path in &paths[1..6] {
+    for path in &paths[1..7] {
         assert_eq!(other.post(path, &[]).await.status, 404, "{path}");
     }
-    for path in &paths[6..] {
+    for path in &paths[7..] {
         assert_eq!(other.post(path, &[("id", "1"), ("run", "x")]).await.status, 403, "{path}");
     }
     for path in ["workers", "bases", "mirror", "registry", "dead-letters", "advisories", "audit"] {
@@ -106,6 +113,7 @@ async fn an_owner_sees_and_changes_what_is_their_own() {
         (&paths[2], format!("{}?notice=cancelled", paths[2].trim_end_matches("/cancel"))),
         (&paths[3], format!("{}?notice=cancelled", paths[3].trim_end_matches("/cancel"))),
         (&paths[4], format!("{}?notice=resent", paths[4].trim_end_matches("/resend"))),
+        (&paths[5], format!("{}?notice=enabled", paths[5].trim_end_matches("/enable"))),
         (&paths[1], "/console/functions?notice=deleted".to_owned()),
     ] {
         let page = own.post(path, &[]).await;
@@ -113,14 +121,16 @@ async fn an_owner_sees_and_changes_what_is_their_own() {
         let said = match lead.rsplit_once('=').unwrap().1 {
             "cancelled" => "Its end is asked for.",
             "resent" => "It is sent again",
+            "enabled" => "It is told again",
             _ => "The function is deleted.",
         };
         assert!(own.see(&lead).await.has(said), "{lead}");
     }
     assert_eq!(own.get(&format!("/console/functions/{function}")).await.status, 404);
     let what = noted(&door).await;
-    let expected = ["cancel-build", "cancel-task", "resend-delivery", "delete-function"]
-        .map(|action| ("acme".to_owned(), action.to_owned(), "done".to_owned()));
+    let expected =
+        ["cancel-build", "cancel-task", "resend-delivery", "enable-webhook", "delete-function"];
+    let expected = expected.map(|action| ("acme".to_owned(), action.to_owned(), "done".to_owned()));
     assert_eq!(what, expected);
 }
 

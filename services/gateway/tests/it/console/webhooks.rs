@@ -59,3 +59,34 @@ async fn an_owner_sees_what_was_sent_and_no_secret() {
     assert_eq!(other.get(&one).await.status, 404);
     assert_eq!(other.get(&format!("/console/deliveries/{id}")).await.status, 404);
 }
+
+#[tokio::test]
+async fn a_receiver_that_takes_nothing_is_seen_and_told_again_by_a_button() {
+    let door = Door::open().await;
+    delivery(&door, "https://hooks.example.com/").await;
+    let change = async |to: &str| {
+        let change = format!("update webhooks set {to}");
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&door.pool).await.unwrap();
+    };
+    let acme = Browser::logged_in(&door, ACME).await;
+    let one = acme.see("/console/webhooks").await.links("/console/webhooks/").remove(0);
+    change("failing_since = '2026-01-02 03:04:05Z'").await;
+    for path in ["/console/webhooks", &one] {
+        let page = acme.see(path).await;
+        assert!(page.has("nothing was delivered since <time"), "{}", page.text);
+        assert!(page.has("2026-01-02 03:04:05 UTC") && !page.has("Have it told again"));
+    }
+    change("enabled = false, disabled_reason = 'no message was <b>delivered</b>'").await;
+    let page = acme.see(&one).await;
+    assert!(
+        page.has(">disabled<") && page.has("no message was &lt;b&gt;delivered"),
+        "{}",
+        page.text
+    );
+    assert!(page.has("Have it told again"));
+    let viewer = Browser::logged_in(&door, VIEWER).await;
+    assert!(!viewer.see(&one).await.has("Have it told again"));
+    assert_eq!(acme.post(&format!("{one}/enable"), &[]).await.status, 303);
+    let page = acme.see(&one).await;
+    assert!(page.has(">enabled<") && !page.has("nothing was delivered"), "{}", page.text);
+}
