@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mecapy_bus::{Bus, Delivery, Handler as _, HandlerError, Outgoing, topology};
@@ -19,7 +20,10 @@ use mecapy_store::cleanup_runs::{self, Run};
 use mecapy_store::functions::NewVersion;
 use mecapy_store::tasks::NewTask;
 use mecapy_store::{PgPool, builds, functions, tasks};
-use mecapy_testkit::{Infra, RegistryServer, Server};
+use mecapy_testkit::{Infra, RegistryServer, Server, eventually};
+
+/// Far more than anything here takes: what passes it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub registries: Infra,
@@ -69,7 +73,11 @@ impl World {
             password: Some(Secret::new(account.password)),
         };
         let bus = Bus::connect_now("test", &nats).await.unwrap();
-        topology::setup(&bus, &topology::Setup::default()).await.unwrap();
+        // Once more where the server answers late: what is there already stays.
+        eventually("NATS is set up", PATIENCE, async || {
+            topology::setup(&bus, &topology::Setup::default()).await.ok()
+        })
+        .await;
         let primary = Registry::new(&registry_options(&registries.primary())).unwrap();
         let fallback = Registry::new(&registry_options(&registries.fallback())).unwrap();
         // A share of a few images is soon a large one.

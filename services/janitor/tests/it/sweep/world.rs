@@ -16,7 +16,7 @@ use mecapy_registry::{DistributionInventory, Registry};
 use mecapy_service::{Context, Health, Secret};
 use mecapy_store::functions::NewVersion;
 use mecapy_store::{PgPool, builds, functions};
-use mecapy_testkit::{Infra, RegistryServer, unique};
+use mecapy_testkit::{Infra, RegistryServer, eventually, unique};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -44,7 +44,11 @@ impl World {
         };
         let postgres = mecapy_store::Options { url: infra.postgres().await, ..Default::default() };
         let bus = Bus::connect_now("test", &nats).await.unwrap();
-        topology::setup(&bus, &topology::Setup::default()).await.unwrap();
+        // Once more where the server answers late: what is there already stays.
+        eventually("NATS is set up", PATIENCE, async || {
+            topology::setup(&bus, &topology::Setup::default()).await.ok()
+        })
+        .await;
         let pool = mecapy_store::connect(&postgres).await.unwrap();
         mecapy_store::migrate(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
