@@ -8,7 +8,9 @@ use mecapy_testkit::{Port, eventually, free_port};
 use serde_json::{Value, json};
 
 /// What passes it hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
+/// What a page's script may take, in the browser itself: less, so that it is the browser that says so.
+const SCRIPT_MS: u64 = 150_000;
 /// Its version.
 const AXE_CORE: &str = "4.14.1";
 /// Ends with the pipe to this process, whatever ended that, and takes along what it has started.
@@ -64,8 +66,9 @@ impl Chromium {
             "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
                 "--no-proxy-server", "--window-size=1280,900", "--force-device-scale-factor=1"],
         });
-        let capabilities =
-            json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
+        let capabilities = json!({ "capabilities": { "alwaysMatch": {
+            "goog:chromeOptions": options, "timeouts": { "script": SCRIPT_MS },
+        } } });
         let session = this.post("/session", &capabilities).await?;
         let id = session["sessionId"].as_str().context("no sessionId")?;
         this.url = format!("{}/session/{id}", this.url);
@@ -123,9 +126,20 @@ impl Chromium {
         Ok(found[ELEMENT].as_str().with_context(|| format!("no {css}"))?.to_owned())
     }
 
+    /// A page that follows what happens may put another part in the place of the one that was just found: that one is
+    /// looked for again.
     pub async fn click(&self, css: &str) -> Result<()> {
-        let element = self.element(css).await?;
-        self.post(&format!("/element/{element}/click"), &json!({})).await.map(drop)
+        eventually(&format!("{css} is clicked"), PATIENCE, async || {
+            let click = async {
+                let element = self.element(css).await?;
+                self.post(&format!("/element/{element}/click"), &json!({})).await.map(drop)
+            };
+            match click.await {
+                Err(error) if is_of_another_moment(&error) => None,
+                clicked => Some(clicked),
+            }
+        })
+        .await
     }
 
     pub async fn write(&self, css: &str, text: &str) -> Result<()> {
@@ -139,7 +153,8 @@ impl Chromium {
         let element = self.element(css).await?;
         let path = format!("{}/element/{element}/text", self.url);
         let answer: Value = self.http.get(path).send().await?.json().await?;
-        Ok(answer["value"].as_str().unwrap_or_default().to_owned())
+        let text = answer["value"].as_str();
+        Ok(text.with_context(|| format!("{css}: {}", answer["value"]))?.to_owned())
     }
 
     /// Waits until a part of the page, as it is, says something. What it says then.
@@ -172,6 +187,12 @@ impl Chromium {
         let taken = self.devtools("Page.captureScreenshot", &asked).await?;
         Ok(taken["data"].as_str().context("no picture")?.to_owned())
     }
+}
+
+/// Whether WebDriver says that the page was another one a moment ago.
+fn is_of_another_moment(error: &anyhow::Error) -> bool {
+    let said = error.to_string();
+    ["stale element reference", "no such element"].iter().any(|kind| said.contains(kind))
 }
 
 /// The text of axe-core, fetched once with npm, into target/.

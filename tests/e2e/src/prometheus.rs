@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::operations::root;
 
 const IMAGE: &str = "mecapy/infra/prometheus";
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(180);
 /// It ends with its standard input, and that with this process, however it ends.
 const RUN: &str = r#"/usr/bin/prometheus --config.file=/config/prometheus.yml --storage.tsdb.path=/tmp/data \
     --web.listen-address="$0" & read -r _; kill $!; wait"#;
