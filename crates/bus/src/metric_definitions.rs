@@ -78,25 +78,24 @@ pub(crate) fn register_consumer(consumer: &'static str) {
     in_flight(consumer).increment(0.0);
 }
 
-pub(crate) fn deliveries(consumer: &str, outcome: &'static str) -> Counter {
-    counter!("mecapy_deliveries_total", "consumer" => consumer.to_owned(), "outcome" => outcome)
+pub(crate) fn deliveries(consumer: &'static str, outcome: &'static str) -> Counter {
+    counter!("mecapy_deliveries_total", "consumer" => consumer, "outcome" => outcome)
 }
 
-pub(crate) fn redeliveries(consumer: &str) -> Counter {
-    counter!("mecapy_redeliveries_total", "consumer" => consumer.to_owned())
+pub(crate) fn redeliveries(consumer: &'static str) -> Counter {
+    counter!("mecapy_redeliveries_total", "consumer" => consumer)
 }
 
-pub(crate) fn dead_letters(consumer: &str, reason: &'static str) -> Counter {
-    counter!("mecapy_dead_letters_total", "consumer" => consumer.to_owned(), "reason" => reason)
+pub(crate) fn dead_letters(consumer: &'static str, reason: &'static str) -> Counter {
+    counter!("mecapy_dead_letters_total", "consumer" => consumer, "reason" => reason)
 }
 
-pub(crate) fn handled(consumer: &str, took: Duration) {
-    histogram!("mecapy_stage_duration_seconds", "consumer" => consumer.to_owned())
-        .record(took.as_secs_f64());
+pub(crate) fn handled(consumer: &'static str, took: Duration) {
+    histogram!("mecapy_stage_duration_seconds", "consumer" => consumer).record(took.as_secs_f64());
 }
 
-pub(crate) fn in_flight(consumer: &str) -> Gauge {
-    gauge!("mecapy_in_flight", "consumer" => consumer.to_owned())
+pub(crate) fn in_flight(consumer: &'static str) -> Gauge {
+    gauge!("mecapy_in_flight", "consumer" => consumer)
 }
 
 pub(crate) fn outbox_overdue() -> Gauge {
@@ -107,8 +106,8 @@ pub(crate) fn published(subject: &str) -> Counter {
     counter!("mecapy_published_total", "subject" => subject.to_owned())
 }
 
-pub(crate) fn rebinds(consumer: &str) -> Counter {
-    counter!("mecapy_consumer_rebinds_total", "consumer" => consumer.to_owned())
+pub(crate) fn rebinds(consumer: &'static str) -> Counter {
+    counter!("mecapy_consumer_rebinds_total", "consumer" => consumer)
 }
 
 pub(crate) fn server_errors() -> Counter {

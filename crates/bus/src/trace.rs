@@ -53,14 +53,12 @@ pub(crate) fn link(span: &Span, traceparent: Option<&str>) {
 /// The `traceparent` of a span, or `otherwise` where spans are not recorded.
 pub(crate) fn traceparent(span: &Span, otherwise: Option<&str>) -> Option<String> {
     let context = span.context();
-    if !context.span().span_context().is_valid() {
+    let span = context.span();
+    let span = span.span_context();
+    if !span.is_valid() {
         return otherwise.map(str::to_owned);
     }
-    let mut carrier = HashMap::new();
-    opentelemetry::global::get_text_map_propagator(|propagator| {
-        propagator.inject_context(&context, &mut carrier)
-    });
-    carrier.remove(TRACEPARENT)
+    Some(format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags()))
 }
 
 /// The id of the trace. None: it is no `traceparent`.

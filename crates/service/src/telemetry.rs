@@ -2,6 +2,7 @@
 
 mod exemplars;
 mod log_line;
+mod rate;
 mod sampling;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracerProvider};
 use serde::{Deserialize, Serialize};
 use tracing::Subscriber;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -44,11 +46,18 @@ pub struct Options {
     pub otlp_endpoint: Option<String>,
     /// The share of traces kept, from 0 to 1, decided where a trace begins. What ends in an error is kept in any case.
     pub sample_ratio: f64,
+    /// Of these, as many as begin in this process in a second. What tracing costs is bounded by it.
+    pub max_traces_per_second: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log: "info".to_owned(), otlp_endpoint: None, sample_ratio: 1.0 }
+        Self {
+            log: "info".to_owned(),
+            otlp_endpoint: None,
+            sample_ratio: 1.0,
+            max_traces_per_second: 100,
+        }
     }
 }
 
@@ -62,6 +71,12 @@ impl Options {
         let wrong = |key: &str, problem: &str| Err(ConfigError::key(key, problem));
         if !(0.0..=1.0).contains(&self.sample_ratio) {
             return wrong("telemetry.sample_ratio", "must be from 0 (errors alone) to 1 (all)");
+        }
+        if self.max_traces_per_second == 0 {
+            return wrong(
+                "telemetry.max_traces_per_second",
+                "must be at least 1; for errors alone, telemetry.sample_ratio is 0",
+            );
         }
         match self.endpoint() {
             Some(url) if !url.starts_with("http://") => wrong(
@@ -139,24 +154,29 @@ pub fn init(service: &'static str, replica: &str, options: &Options) -> Result<T
                 SdkTracerProvider::builder()
                     .with_span_processor(KeepErrors::new(batches))
                     .with_resource(resource)
-                    .with_sampler(Share::new(options.sample_ratio))
+                    .with_sampler(Share::new(options.sample_ratio, options.max_traces_per_second))
                     .build(),
             )
         }
         None => None,
     };
-    // The exporter's own traffic makes no spans.
     let spans = tracer.as_ref().map(|tracer| {
-        tracing_opentelemetry::layer().with_tracer(tracer.tracer("mecapy")).with_filter(
-            EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off"),
-        )
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer.tracer("mecapy"))
+            // Of each span, what its name says already or nobody asks: they were half of what is sent.
+            .with_location(false)
+            .with_target(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            // What is done now is asked of `tracing`; to know it twice is work at each entry of a span.
+            .with_context_activation(false)
+            .with_filter(spans_filter())
     });
-    let (ids, logs) = log_layer(std::io::stderr);
-    // A second init in one process is a test's: the first one stays.
+    // Each layer has a filter: beside one without, `tracing` asks at each debug line of each library whether somebody wants
+    // it. A second init in one process is a test's: the first one stays.
     let _ = tracing_subscriber::registry()
         .with(spans)
-        .with(ids)
-        .with(logs.with_filter(filter))
+        .with(log_layer(std::io::stderr).with_filter(filter))
         .try_init();
 
     let recorder = PrometheusBuilder::new()
@@ -175,8 +195,16 @@ pub fn init(service: &'static str, replica: &str, options: &Options) -> Result<T
     Ok(Telemetry { metrics: Metrics { prometheus, exemplars }, tracer })
 }
 
-/// The log's lines, and what they have the ids of their trace from.
-fn log_layer<S, W>(to: W) -> (Ids, impl Layer<S> + Send + Sync)
+/// The exporter's own traffic makes no spans. Targets alone: unlike `EnvFilter`, nothing is looked up at each entry of a
+/// span.
+fn spans_filter() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO).with_targets(
+        ["h2", "hyper", "tonic", "tower", "opentelemetry"].map(|target| (target, LevelFilter::OFF)),
+    )
+}
+
+/// The log's lines, with the ids of their trace.
+fn log_layer<S, W>(to: W) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -189,7 +217,7 @@ where
         .with_span_list(false)
         .with_writer(to)
         .map_event_format(|json| LogLine { json, ids: ids.clone() });
-    (ids, logs)
+    ids.and_then(logs)
 }
 
 impl Telemetry {
@@ -213,6 +241,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_nobody_logs_costs_no_question() {
+        let of = |log: &str| {
+            let logs = log_layer(std::io::sink).with_filter(EnvFilter::new(log));
+            let spans: Option<Targets> = None;
+            let spans = spans.map(|filter| tracing_opentelemetry::layer().with_filter(filter));
+            tracing_subscriber::registry().with(spans).with(logs).max_level_hint()
+        };
+        assert_eq!(of("info"), Some(LevelFilter::INFO));
+        assert_eq!(of("warn,mecapy_bus=debug"), Some(LevelFilter::DEBUG));
+        let spans = tracing_opentelemetry::layer().with_filter(spans_filter());
+        let logs = log_layer(std::io::sink).with_filter(EnvFilter::new("warn"));
+        let both = tracing_subscriber::registry().with(spans).with(logs);
+        assert_eq!(both.max_level_hint(), Some(LevelFilter::INFO));
+    }
+
+    #[test]
     fn what_can_not_be_is_refused_with_its_key() {
         let problem = |ratio, endpoint: Option<&str>| {
             let options = Options {
@@ -229,6 +273,9 @@ mod tests {
         for ratio in [-0.1, 1.1, f64::NAN] {
             assert!(problem(ratio, None).starts_with("telemetry.sample_ratio: "));
         }
+        let none = Options { max_traces_per_second: 0, ..Options::default() };
+        let problem_of_none = none.validate().unwrap_err().to_string();
+        assert!(problem_of_none.starts_with("telemetry.max_traces_per_second: "));
         for endpoint in ["jaeger:4317", "https://collector.example"] {
             assert!(problem(1.0, Some(endpoint)).starts_with("telemetry.otlp_endpoint: "));
         }

@@ -111,8 +111,8 @@ mod tests {
         let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         let lines = Lines::default();
         let to = lines.clone();
-        let (ids, logs) = log_layer(move || to.clone());
-        let subscriber = tracing_subscriber::registry().with(spans).with(ids).with(logs);
+        let subscriber =
+            tracing_subscriber::registry().with(spans).with(log_layer(move || to.clone()));
         let (outer, inner) = tracing::subscriber::with_default(subscriber, || {
             tracing::info!("before");
             let outer = tracing::info_span!("outer", build.id = "b");
@@ -150,8 +150,7 @@ mod tests {
     fn without_traces_lines_are_as_they_were() {
         let lines = Lines::default();
         let to = lines.clone();
-        let (ids, logs) = log_layer(move || to.clone());
-        let subscriber = tracing_subscriber::registry().with(ids).with(logs);
+        let subscriber = tracing_subscriber::registry().with(log_layer(move || to.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::info_span!("outer").in_scope(|| tracing::info!("within"));
         });

@@ -1,11 +1,12 @@
-//! Which traces are kept: a share of them, decided where a trace begins, and whatever ended in an error.
+//! Which traces are kept: a share of them and so many a second, decided where a trace begins, and whatever ended in an
+//! error.
 //!
 //! What is not sampled is recorded all the same, and waits here until the part of its trace in this process has ended.
 //! With an error among its spans the part is sent, else it is forgotten. Other processes decide on theirs.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceId,
@@ -17,18 +18,50 @@ use opentelemetry_sdk::trace::{
     Sampler, SamplingDecision, SamplingResult, ShouldSample, Span, SpanData, SpanProcessor,
 };
 
+use super::rate::Bucket;
+
 /// Spans that wait for the end of their part, at most, over all traces. At one kilobyte each, one megabyte.
 const MAX_WAITING: usize = 1024;
 /// Spans that have begun and are known by their part.
 const MAX_OPEN: usize = 4096;
 
-/// Samples as its parent does, else a share of all; the rest is recorded.
+/// Samples as its parent does, else a share of all up to a rate; the rest is recorded.
 #[derive(Debug, Clone)]
 pub(super) struct Share(Sampler);
 
 impl Share {
-    pub(super) fn new(ratio: f64) -> Self {
-        Self(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
+    pub(super) fn new(ratio: f64, per_second: u32) -> Self {
+        let bucket = Arc::new(Mutex::new(Bucket::new(per_second, Instant::now())));
+        let beginning = Beginning { share: Sampler::TraceIdRatioBased(ratio), bucket };
+        Self(Sampler::ParentBased(Box::new(beginning)))
+    }
+}
+
+/// Of what begins here.
+#[derive(Debug, Clone)]
+struct Beginning {
+    share: Sampler,
+    bucket: Arc<Mutex<Bucket>>,
+}
+
+impl ShouldSample for Beginning {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let mut result = self.share.should_sample(parent, trace, name, kind, attributes, links);
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(result.decision, SamplingDecision::RecordAndSample)
+            && !bucket.take(Instant::now())
+        {
+            result.decision = SamplingDecision::Drop;
+        }
+        result
     }
 }
 
@@ -171,8 +204,6 @@ impl<P: SpanProcessor> SpanProcessor for KeepErrors<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use opentelemetry::trace::{TraceFlags, TraceState, Tracer as _, TracerProvider as _};
     use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
@@ -204,10 +235,14 @@ mod tests {
     }
 
     fn tracer(ratio: f64) -> (SdkTracer, Sent, SdkTracerProvider) {
+        limited(ratio, u32::MAX)
+    }
+
+    fn limited(ratio: f64, per_second: u32) -> (SdkTracer, Sent, SdkTracerProvider) {
         let sent = Sent::default();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(KeepErrors::new(sent.clone()))
-            .with_sampler(Share::new(ratio))
+            .with_sampler(Share::new(ratio, per_second))
             .build();
         (provider.tracer("test"), sent, provider)
     }
@@ -254,6 +289,25 @@ mod tests {
         }
         let kept = sent.names().len() / 2;
         assert!((350..650).contains(&kept), "{kept} of 1000 traces");
+    }
+
+    #[test]
+    fn beyond_the_rate_what_begins_here_is_kept_only_where_it_failed() {
+        let began = Instant::now();
+        let (tracer, sent, _provider) = limited(1.0, 5);
+        for _ in 0..1000 {
+            whole(&tracer, &Context::new(), Status::Unset, Status::Unset);
+        }
+        let kept = sent.names().len() as f64 / 2.0;
+        let most = 5.0 * (1.0 + began.elapsed().as_secs_f64());
+        assert!((5.0..=most).contains(&kept), "{kept} of 1000 traces, at most {most}");
+
+        sent.0.lock().unwrap().clear();
+        for _ in 0..100 {
+            whole(&tracer, &Context::new(), Status::error("it failed"), Status::Unset);
+            whole(&tracer, &caller(true), Status::Unset, Status::Unset);
+        }
+        assert_eq!(sent.names().len(), 400, "what failed, and what others have begun to send");
     }
 
     #[test]
