@@ -172,7 +172,7 @@ fn check_names(package: &str) -> Result<(), String> {
     let is_mark = |c: char| matches!(c, '-' | '_' | '.');
     let in_name = |c: char| c.is_ascii_alphanumeric() || is_mark(c);
     // It takes a name as far as it goes, whatever comes then.
-    let name_of = |text: &'_ str| {
+    let name_of = |text: &str| {
         let text = text.trim_start();
         text[..text.find(|c| !in_name(c)).unwrap_or(text.len())].to_owned()
     };

@@ -167,7 +167,8 @@ impl Interpreter {
         let copy = format!(
             "docker run --rm --network none {image} python -I -c \"{copy}\" | tar -x -C {path}"
         );
-        assert!(Command::new("sh").args(["-c", &copy]).status().unwrap().success());
+        let copied = Command::new("sh").args(["-c", &copy]).status().unwrap();
+        assert!(copied.success(), "is the image {image} there? Run scripts/images tests");
         let volume = format!("{path}:{path}:ro");
         let command =
             ["docker", "run", "--rm", "-i", "--network", "none", "-v", &volume, image, "python"];
