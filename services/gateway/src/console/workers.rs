@@ -56,7 +56,11 @@ fn overview(session: &Session, workers: &[WorkerStatus], orders: &[DrainOrder]) 
             };
             tr {
                 th scope="row" { (text::line(&worker.name)) " " span.quiet { (text::line(&worker.version)) } }
-                td { (badge(state)) (given(order)) }
+                td {
+                    (badge(state)) (given(order))
+                    // Here, where it is seen on a narrow screen too.
+                    @if may { div { (action(session, &worker.name, order.is_some())) } }
+                }
                 td.number { (worker.running) " of " (worker.slots) }
                 td.number { (parked) " for " (worker.parked.len()) }
                 td.number { (worker.images.len()) ", " (bytes(worker.image_bytes as i64)) }
@@ -67,18 +71,19 @@ fn overview(session: &Session, workers: &[WorkerStatus], orders: &[DrainOrder]) 
                 }
                 td { (time(worker.started_at)) }
                 td { (time(worker.seen_at)) }
-                @if may { td { (action(session, &worker.name, order.is_some())) } }
             }
         }
         @for order in &away {
             tr {
                 th scope="row" { (text::line(&order.worker)) }
-                td { (badge("away")) (given(Some(order))) }
+                td {
+                    (badge("away")) (given(Some(order)))
+                    @if may { div { (action(session, &order.worker, true)) } }
+                }
                 td colspan="6" { "Nobody of this name lives. Whoever comes takes no tasks." }
-                @if may { td { (action(session, &order.worker, true)) } }
             }
         }
-        @if workers.is_empty() && away.is_empty() { (empty(9, "No worker has said anything lately.")) }
+        @if workers.is_empty() && away.is_empty() { (empty(8, "No worker has said anything lately.")) }
     };
     let headers = [
         "Worker",
@@ -89,9 +94,8 @@ fn overview(session: &Session, workers: &[WorkerStatus], orders: &[DrainOrder]) 
         "Breakers of registries",
         "Since",
         "Last sign",
-        "Do",
     ];
-    table("workers", "Workers", &headers[..if may { 9 } else { 8 }], &rows)
+    table("workers", "Workers", &headers, &rows)
 }
 
 /// Who wants it so.

@@ -140,18 +140,9 @@ async fn builds_and_tasks_are_watched_to_their_end_without_a_reload() {
     })
     .await;
     keep(&chromium, "overview").await;
-    for path in [
-        "",
-        "/functions",
-        "/builds",
-        "/tasks",
-        "/workers",
-        "/bases",
-        "/bases/stale",
-        "/mirror",
-        "/registry",
-        "/audit",
-    ] {
+    for path in
+        ["", "/functions", "/builds", "/tasks", "/workers", "/mirror", "/registry", "/audit"]
+    {
         see(&chromium, &system, &format!("/console{path}")).await;
         fits(&chromium).await;
     }
