@@ -7,6 +7,8 @@ use chrono::Utc;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE};
 use reqwest::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 use url::Url;
 
 use crate::auth::{TokenRequest, TokenResponse};
@@ -134,23 +136,27 @@ impl Registry {
         request: Request,
     ) -> Result<Response, Error> {
         self.pace().open().await;
+        let method = request.method().clone();
         let sending = async {
             match tokio::time::timeout(self.patience(), self.http().execute(request)).await {
                 Ok(result) => result.map_err(|e| Error::transport(self.host(), subject, e)),
                 Err(_) => Err(self.timed_out(subject)),
             }
         };
-        self.measured(operation, sending).await
+        self.measured(operation, &method, sending).await
     }
 
-    /// Counts a request and its time.
+    /// Counts a request and its time, and makes it a span of the trace that it is of.
     pub(crate) async fn measured(
         &self,
         operation: &'static str,
+        method: &Method,
         sending: impl Future<Output = Result<Response, Error>>,
     ) -> Result<Response, Error> {
         let started = Instant::now();
-        let result = sending.await;
+        let span = span(self.host(), operation, method);
+        let result = sending.instrument(span.clone()).await;
+        tell(&span, result.as_ref().ok().map(Response::status));
         let status = match &result {
             Ok(response) => response.status().as_str().to_owned(),
             Err(_) => "none".to_owned(),
@@ -272,6 +278,42 @@ impl Registry {
             subject: "a token".to_owned(),
             detail: reason.to_owned(),
         }
+    }
+}
+
+/// As OpenTelemetry's conventions for clients of HTTP have it. What is of no trace begins none: an inventory is thousands
+/// of calls.
+fn span(host: &str, operation: &'static str, method: &Method) -> Span {
+    if Span::current().is_none() {
+        return Span::none();
+    }
+    let (address, port) = match host.rsplit_once(':') {
+        Some((address, port)) => (address, port.parse::<i64>().ok()),
+        None => (host, None),
+    };
+    tracing::info_span!(
+        "registry call",
+        otel.name = format!("{method} {operation}"),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        http.request.method = method.as_str(),
+        http.response.status_code = Empty,
+        server.address = address,
+        server.port = port,
+        error.type = Empty,
+    )
+}
+
+/// What is not there, and a call that has to show its credentials first, are answers like any other.
+fn tell(span: &Span, status: Option<StatusCode>) {
+    let Some(status) = status else {
+        span.record("otel.status_code", "ERROR").record("error.type", "no_answer");
+        return;
+    };
+    span.record("http.response.status_code", i64::from(status.as_u16()));
+    let is_expected = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND);
+    if !is_expected && (status.is_client_error() || status.is_server_error()) {
+        span.record("otel.status_code", "ERROR").record("error.type", status.as_str());
     }
 }
 

@@ -241,6 +241,7 @@ impl Registry {
         });
         *request.body_mut() = Some(watched.body(self.host(), content));
         self.pace().open().await;
+        let method = request.method().clone();
 
         let sending = async {
             let request = self.http().execute(request);
@@ -257,7 +258,7 @@ impl Registry {
                 }),
             }
         };
-        let response = self.measured("blob_put", sending).await?;
+        let response = self.measured("blob_put", &method, sending).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(self.refused(&subject, session, authorization, response).await);
         }

@@ -102,7 +102,7 @@ impl Rest {
     }
 
     async fn call(&self, method: Method, url: &Url, subject: &str) -> Result<Response, Error> {
-        let mut request = Request::new(method, url.clone());
+        let mut request = Request::new(method.clone(), url.clone());
         request.headers_mut().extend(self.headers.clone());
         let sending = async {
             match tokio::time::timeout(self.registry.patience(), self.http.execute(request)).await {
@@ -114,7 +114,7 @@ impl Rest {
                 }),
             }
         };
-        let response = self.registry.measured("api", sending).await?;
+        let response = self.registry.measured("api", &method, sending).await?;
         if response.status().is_success() {
             return Ok(response);
         }

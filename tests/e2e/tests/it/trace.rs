@@ -142,7 +142,12 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
         assert!(names.contains(&name), "no {name} in {recorded:#}");
     }
     let spans = collector.spans(trace);
-    for (service, name) in [("builder", "validate"), ("builder", "push"), ("publisher", "copy")] {
+    for (service, name) in [
+        ("builder", "validate"),
+        ("builder", "push"),
+        ("publisher", "copy"),
+        ("builder", "PUT manifest_put"),
+    ] {
         assert!(spans.contains(&(service.to_owned(), name.to_owned())), "no {name} in {spans:?}");
     }
     let task = ended["task_id"].as_str().unwrap();
