@@ -6,6 +6,7 @@ mod build_many;
 mod build_world;
 mod bus;
 mod cleanup;
+mod collector;
 mod console;
 mod db_open;
 mod direct;
