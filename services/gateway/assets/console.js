@@ -125,5 +125,22 @@
       soon();
     });
   };
+  const beginAgain = () => {
+    clearTimeout(reconnect);
+    connect();
+    soon();
+  };
+  // A page that is left may be kept, for the way back. Its stream must not be: a browser has six connections to a server,
+  // and after six such pages none would be left for the next one. When it is hidden it is too late for that.
+  const leave = () => {
+    if (ended) return;
+    events.close();
+    clearTimeout(reconnect);
+    // Where it is not left after all, as for a file that is saved.
+    reconnect = setTimeout(beginAgain, RECONNECT_MS);
+  };
+  addEventListener("beforeunload", leave);
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", (event) => { if (event.persisted && !ended) beginAgain(); });
   connect();
 })();
