@@ -134,7 +134,7 @@ async fn a_service_that_is_killed_at_work_ends_it_once_after_its_restart() {
 async fn the_log_of_a_builder_that_is_killed_is_there_while_it_is_dead_and_the_next_one_goes_on_with_it()
  {
     let infra = Infra::shared().await;
-    let mut system = System::set_up(&infra, "").await.unwrap();
+    let mut system = System::set_up(infra, "").await.unwrap();
     // The first has an index that takes connections and says nothing: it would resolve until its time is over.
     let index = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}/simple", index.local_addr().unwrap());
