@@ -4,8 +4,8 @@
 //! hosts table of its containers.
 //!
 //! The call that asks for a build knows limits on memory and CPU and none on processes. So each container gets that one
-//! as the engine tells that it was made: before its first process runs, or a moment after. Where it can't be set, the
-//! build ends.
+//! as the engine tells that it was made: before its first process runs, or a moment after. Where it can't be set, or is not
+//! there afterwards (an engine whose control groups don't know it says so in a warning alone), the build ends.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -26,14 +26,22 @@ const LATE_STEP: Duration = Duration::from_secs(60);
 /// How often a limit is tried to be set on a container that is there: one that ends refuses it. And the pause between.
 const LIMIT_TRIES: u32 = 100;
 const LIMIT_AGAIN: Duration = Duration::from_millis(50);
+const LIMIT: &str = "limit the processes of a build";
+/// Containers of the engine's, ours and others', that are looked at at once.
+const AT_ONCE: usize = 32;
 
 impl Engine {
     /// Limits the processes of each container of the build from its making on. Ends only with why one could not be
     /// limited.
     pub(crate) async fn limit_processes_of(&self, mark: &Mark, limit: u32) -> Error {
-        let mut made = std::pin::pin!(self.container_events_from_now("create"));
-        while let Some(container) = made.next().await {
-            if let Err(error) = self.limit_processes(&container, mark, limit).await {
+        // At once: to look at one takes as long as the engine starts it, whosever it is.
+        let mut limited = std::pin::pin!(
+            self.container_events_from_now("create")
+                .map(async |container| self.limit_processes(&container, mark, limit).await)
+                .buffer_unordered(AT_ONCE)
+        );
+        while let Some(limited) = limited.next().await {
+            if let Err(error) = limited {
                 return error;
             }
         }
@@ -49,15 +57,30 @@ impl Engine {
             let body =
                 ContainerUpdateBody { pids_limit: Some(i64::from(limit)), ..Default::default() };
             let update = self.docker.update_container(container, body);
-            match self.call("limit the processes of a build", update).await {
-                Ok(()) => return Ok(()),
+            match self.call(LIMIT, update).await {
+                Ok(()) => return self.has_limit(container, limit).await,
                 Err(Error::Refused { .. }) if attempt < LIMIT_TRIES => {
                     tokio::time::sleep(LIMIT_AGAIN).await;
                 }
+                // Another engine may do it.
+                Err(Error::Refused { .. }) => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Err(Error::Incomplete { call: LIMIT, what: "limit" })
+    }
+
+    async fn has_limit(&self, container: &str, limit: u32) -> Result<(), Error> {
+        let inspect = self.docker.inspect_container(container, None);
+        let host = match self.call("inspect a container", inspect).await {
+            // It is over.
+            Err(Error::Refused { status: 404, .. }) => return Ok(()),
+            found => found?.host_config,
+        };
+        match host.and_then(|host| host.pids_limit) {
+            Some(found) if found == i64::from(limit) => Ok(()),
+            _ => Err(Error::Incomplete { call: LIMIT, what: "limit" }),
+        }
     }
 
     /// Waits until no container of the build is there, and ends them when the engine doesn't. One that is made

@@ -1,14 +1,14 @@
 //! Images: to and from registries, by digest; what the engine has of them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bollard::errors::Error as EngineError;
-use bollard::models::ImageSummary;
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, ListImagesOptionsBuilder, PushImageOptionsBuilder,
     RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
+use chrono::DateTime;
 use futures::{Stream, StreamExt};
 use mecapy_registry::{Digest, ImageRef};
 
@@ -102,16 +102,25 @@ impl Engine {
         }))
     }
 
-    /// The names `repository:tag` that match a pattern of the engine's (`*` is anything but `/`), each with when its image
-    /// was made, in Unix seconds by the engine's clock.
-    pub async fn image_names(&self, pattern: &str) -> Result<Vec<(String, i64)>, Error> {
+    /// The names `repository:tag` that match a pattern of the engine's (`*` is anything but `/`).
+    pub async fn image_names(&self, pattern: &str) -> Result<Vec<String>, Error> {
         let filters = HashMap::from([("reference", vec![pattern])]);
         let options = ListImagesOptionsBuilder::default().filters(&filters).build();
         let images = self.call("list images", self.docker.list_images(Some(options))).await?;
-        let names = |image: ImageSummary| {
-            image.repo_tags.into_iter().map(move |name| (name, image.created))
+        Ok(images.into_iter().flat_map(|image| image.repo_tags).collect())
+    }
+
+    /// When an image was last given a name here, by the engine's clock. None: it isn't there.
+    pub async fn named_at(&self, reference: &str) -> Result<Option<SystemTime>, Error> {
+        let call = "inspect an image";
+        let image = match self.call(call, self.docker.inspect_image(reference)).await {
+            Ok(image) => image,
+            Err(Error::Refused { status: 404, .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        Ok(images.into_iter().flat_map(names).collect())
+        let at = image.metadata.and_then(|metadata| metadata.last_tag_time);
+        let at = at.and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
+        Ok(Some(at.ok_or(Error::Incomplete { call, what: "time of its last name" })?.into()))
     }
 
     /// Gives a local image another name.

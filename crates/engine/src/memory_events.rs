@@ -1,12 +1,14 @@
 //! What the engine tells of containers while it happens.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::{Stream, StreamExt};
 
 use crate::Engine;
+
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Ids of containers in which the kernel killed for want of memory: of all containers from now on, or of one, with
@@ -20,13 +22,15 @@ impl Engine {
         self.container_events("oom", container, since)
     }
 
-    /// Ids of all containers to which it happens, from this moment on, whenever the stream is first read.
+    /// Ids of all containers to which it happens, from this moment on, whenever the stream is first read; and of some
+    /// before, so that none is missed where the engine's clock is behind.
     pub(crate) fn container_events_from_now(
         &self,
         event: &str,
     ) -> impl Stream<Item = String> + use<> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.container_events(event, None, Some(now.as_secs().to_string()))
+        let since = now.saturating_sub(CLOCKS_DIFFER).as_secs();
+        self.container_events(event, None, Some(since.to_string()))
     }
 
     fn container_events(

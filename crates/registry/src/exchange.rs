@@ -154,7 +154,8 @@ impl Registry {
         sending: impl Future<Output = Result<Response, Error>>,
     ) -> Result<Response, Error> {
         let started = Instant::now();
-        let span = span(self.host(), operation, method);
+        let span =
+            if self.has_spans() { span(self.host(), operation, method) } else { Span::none() };
         let result = sending.instrument(span.clone()).await;
         tell(&span, result.as_ref().ok().map(Response::status));
         let status = match &result {
@@ -281,8 +282,7 @@ impl Registry {
     }
 }
 
-/// As OpenTelemetry's conventions for clients of HTTP have it. What is of no trace begins none: an inventory is thousands
-/// of calls.
+/// As OpenTelemetry's conventions for clients of HTTP have it. What is of no trace begins none.
 fn span(host: &str, operation: &'static str, method: &Method) -> Span {
     if Span::current().is_none() {
         return Span::none();

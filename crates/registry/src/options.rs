@@ -91,7 +91,7 @@ impl Default for Options {
 impl Options {
     /// Lists and deletes what the registry holds.
     pub fn inventory(&self) -> Result<Box<dyn Inventory>, Error> {
-        let registry = Registry::new(self)?;
+        let registry = Registry::new(self)?.without_spans();
         Ok(match &self.inventory {
             None | Some(InventoryOptions::Distribution) => {
                 Box::new(DistributionInventory::new(registry))

@@ -32,6 +32,7 @@ struct Inner {
     patience: Duration,
     /// It answered 404 when it was asked for referrers of something that is there.
     lacks_referrers: AtomicBool,
+    has_spans: bool,
 }
 
 impl Registry {
@@ -60,7 +61,21 @@ impl Registry {
             pace,
             patience: Duration::from_secs(options.patience_seconds),
             lacks_referrers: AtomicBool::new(false),
+            has_spans: true,
         })))
+    }
+
+    /// For whoever makes thousands of calls, which a trace would not hold. Of a handle that nobody else has yet.
+    #[must_use]
+    pub(crate) fn without_spans(mut self) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.has_spans = false;
+        }
+        self
+    }
+
+    pub(crate) fn has_spans(&self) -> bool {
+        self.0.has_spans
     }
 
     /// Its name in image references.

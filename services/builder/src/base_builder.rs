@@ -13,7 +13,7 @@
 //! one gives it a name of his own meanwhile. What goes all the same is no fault of the request: it is made again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use mecapy_engine::{BuiltImage, ContextFile, Credentials, Engine, LogSink};
 use mecapy_proto::{BuildId, ErrorCode};
@@ -239,14 +239,28 @@ impl BaseBuilder {
     async fn forget_others(&self, base: &str, kept: &str) {
         match self.engine.image_names(&format!("{KEPT}:{base}-*")).await {
             Ok(names) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                for name in outdated(names, base, kept, now) {
-                    drop(self.broom.scratch_named(name));
+                for name in of_other_files(names, base, kept) {
+                    if self.was_named_long_ago(&name).await {
+                        drop(self.broom.scratch_named(name));
+                    }
                 }
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(base, error, "older images of a base could not be looked for");
+            }
+        }
+    }
+
+    /// Not when it was made: what is built again is in the engine's cache, and named anew.
+    async fn was_named_long_ago(&self, name: &str) -> bool {
+        match self.engine.named_at(name).await {
+            Ok(Some(at)) => at + KEPT_OF_OTHER_FILES < SystemTime::now(),
+            Ok(None) => false,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(name, error, "an older image of a base could not be looked at");
+                false
             }
         }
     }
@@ -383,14 +397,11 @@ struct Made {
     _held: Scratch,
 }
 
-/// Those of `names` that are of the same base and other files than `kept`, and old.
-fn outdated(names: Vec<(String, i64)>, base: &str, kept: &str, now: Duration) -> Vec<String> {
+/// Those of `names` that are of the same base and other files than `kept`.
+fn of_other_files(names: Vec<String>, base: &str, kept: &str) -> Vec<String> {
     let prefix = format!("{KEPT}:{base}-");
-    let is_outdated = |(name, made): &(String, i64)| {
-        let made = Duration::from_secs(made.unsigned_abs());
-        name != kept && name.starts_with(&prefix) && made + KEPT_OF_OTHER_FILES < now
-    };
-    names.into_iter().filter(is_outdated).map(|(name, _)| name).collect()
+    let is_other = |name: &String| name != kept && name.starts_with(&prefix);
+    names.into_iter().filter(is_other).collect()
 }
 
 #[cfg(test)]
@@ -398,17 +409,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_of_older_files_is_kept_for_a_day() {
-        let day = 24 * 60 * 60;
-        let name = |files: &str, made: i64| (format!("{KEPT}:3.11-slim-{files}"), made);
-        let names = vec![
-            name("now", 0),
-            name("old", 0),
-            name("another", day),
-            (format!("{KEPT}:3.13-slim-old"), 0),
-        ];
-        let now = Duration::from_secs(day.unsigned_abs() + 1);
-        let outdated = outdated(names, "3.11-slim", &name("now", 0).0, now);
-        assert_eq!(outdated, [name("old", 0).0]);
+    fn what_was_made_of_other_files_is_of_the_same_base() {
+        let name = |base: &str, files: &str| format!("{KEPT}:{base}-{files}");
+        let kept = name("3.11-slim", "now");
+        let names = vec![kept.clone(), name("3.11-slim", "old"), name("3.13-slim", "old")];
+        assert_eq!(of_other_files(names, "3.11-slim", &kept), [name("3.11-slim", "old")]);
     }
 }

@@ -17,7 +17,7 @@ use crate::Error;
 use crate::base_builder::{BaseBuilder, BuiltBase};
 use crate::base_matrix::Cell;
 use crate::build_log::BuildLog;
-use crate::handler::{milliseconds, parse, watch_for_cancel};
+use crate::handler::{has_gone_on, milliseconds, parse, watch_for_cancel};
 use crate::kept_log::KeptLog;
 
 /// Tries before a build that could go better later has failed: one less than makes a dead letter, so that its run
@@ -38,6 +38,8 @@ struct Asked {
     id: BuildId,
     cell: Cell,
     requested_at: DateTime<Utc>,
+    /// An earlier try has begun it.
+    was_begun: bool,
 }
 
 impl Handler<BaseBuild> for BaseHandler {
@@ -47,12 +49,18 @@ impl Handler<BaseBuild> for BaseHandler {
         let began = Instant::now();
         let Some(asked) = self.admit(&event).await? else { return Ok(Outcome::nothing()) };
         let log = KeptLog::begin(asked.id, self.builder.options(), &self.objects, &self.live);
-        log.go_on(delivery.count).await;
+        if asked.was_begun {
+            log.go_on().await;
+        }
         let cancel = CancellationToken::new();
         let built = tokio::select! {
             built = self.builder.build(&asked.cell, asked.id, log.log(), &cancel) => built,
             never = watch_for_cancel(&self.pool, asked.id, &cancel) => match never {},
         };
+        if matches!(built, Err(Error::Cancelled)) && has_gone_on(&self.pool, asked.id).await? {
+            log.end().await;
+            return Ok(Outcome::nothing());
+        }
         let kept = log.keep().await;
         let outcome = match (built, kept) {
             (Err(error), _) if error.is_transient() && delivery.count < TRIES => {
@@ -86,7 +94,8 @@ impl BaseHandler {
         }
         match builds::start(&self.pool, id).await? {
             Some(BuildState::Building) => {
-                Ok(Some(Asked { id, cell, requested_at: record.requested_at }))
+                let was_begun = record.state == BuildState::Building;
+                Ok(Some(Asked { id, cell, requested_at: record.requested_at, was_begun }))
             }
             _ => Ok(None),
         }

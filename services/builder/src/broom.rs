@@ -37,7 +37,7 @@ impl Broom {
         let listed = self.engine.image_names(&format!("{OURS}*")).await;
         let listed = listed.map_err(Error::engine("looking for what builds have left"))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        for (name, _) in listed {
+        for name in listed {
             if given(&name).is_some_and(|given| given + older_than < now) {
                 drop(self.scratch_named(name));
             }
@@ -110,7 +110,6 @@ mod tests {
         broom.finish().await;
         let mut left = engine.image_names(&format!("{OURS}{purpose}:*")).await.unwrap();
         left.sort();
-        let left: Vec<String> = left.into_iter().map(|(name, _)| name).collect();
         for name in &left {
             engine.remove_image(name).await.unwrap();
         }

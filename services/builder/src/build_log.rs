@@ -13,6 +13,9 @@ const TAIL_LINES: usize = 20;
 /// Longest line, in bytes.
 const MAX_LINE: usize = 4 * 1024;
 
+/// Begins the line between two tries of a build.
+const ANOTHER_TRY: &str = "--- the try before did not end it: try ";
+
 /// Gets each line as it is written. Must not block.
 pub type Live = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -102,7 +105,7 @@ impl BuildLog {
 
     /// Puts what an earlier try of the same build wrote before the lines of this one, which has none yet. Onlookers have
     /// seen it. Of a long one the end stays, so that there is room.
-    pub fn go_on_after(&self, earlier: &str, tries: u64) {
+    pub fn go_on_after(&self, earlier: &str) {
         let room = self.0.max_bytes / 2;
         let start = earlier.ceil_char_boundary(earlier.len().saturating_sub(room));
         let kept = match earlier[start..].split_once('\n') {
@@ -110,7 +113,9 @@ impl BuildLog {
             _ => &earlier[start..],
         };
         self.0.text.lock().unwrap_or_else(PoisonError::into_inner).whole = kept.to_owned();
-        self.line(&format!("--- the try before did not end it: try {tries} ---"));
+        let before = earlier.rsplit_once(ANOTHER_TRY).and_then(|(_, last)| last.split_once(' '));
+        let before: u64 = before.and_then(|(number, _)| number.parse().ok()).unwrap_or(1);
+        self.line(&format!("{ANOTHER_TRY}{} ---", before.saturating_add(1)));
     }
 
     /// Bytes of all of it, so far.
@@ -181,14 +186,14 @@ mod tests {
     #[test]
     fn another_try_goes_on_after_the_one_before() {
         let (first, seen) = log(1000, &[]);
-        first.go_on_after("one\ntwo\n", 2);
+        first.go_on_after("one\ntwo\n");
         first.write("three");
         let mark = "--- the try before did not end it: try 2 ---";
         assert_eq!(first.text(), format!("one\ntwo\n{mark}\nthree\n"));
         assert_eq!(*seen.lock().unwrap(), [mark, "three"]);
         // Whole lines of its end, and room for more.
         let (next, _) = log(1000, &[]);
-        next.go_on_after(&"é line\n".repeat(1000), 3);
+        next.go_on_after(&format!("{}{mark}\n", "é line\n".repeat(1000)));
         next.write("last");
         let text = next.text();
         assert!(text.len() < 700 && text.starts_with("é line\n"), "{text}");

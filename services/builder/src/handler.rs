@@ -36,7 +36,8 @@ pub struct Handler {
 
 /// What the record says about a request.
 enum Admission {
-    Build(Box<Request>),
+    /// With whether an earlier try has begun it.
+    Build(Box<Request>, bool),
     /// It ended, or went on, without this message.
     Nothing,
     Refuse(Rejection),
@@ -54,11 +55,7 @@ enum Created {
 impl mecapy_bus::Handler<BuildRequested> for Handler {
     const STAGE: Option<&'static str> = Some("build");
 
-    async fn handle(
-        &self,
-        event: BuildRequested,
-        delivery: &Delivery,
-    ) -> Result<Outcome, HandlerError> {
+    async fn handle(&self, event: BuildRequested, _: &Delivery) -> Result<Outcome, HandlerError> {
         let began = Instant::now();
         let id: BuildId = parse(event.build_id.parse())?;
         let function = parse(FunctionId::new(event.function_id))?;
@@ -66,11 +63,14 @@ impl mecapy_bus::Handler<BuildRequested> for Handler {
         let outcome = match self.admit(id, function, &event).await? {
             Admission::Nothing => Ok(Outcome::nothing()),
             Admission::Refuse(rejection) => {
+                log.go_on().await;
                 log.log().write(&format!("refused: {rejection}"));
                 self.failed(id, &event, &rejection, &log, began).await
             }
-            Admission::Build(request) => {
-                log.go_on(delivery.count).await;
+            Admission::Build(request, was_begun) => {
+                if was_begun {
+                    log.go_on().await;
+                }
                 self.build(id, &event, *request, &log, began).await
             }
         };
@@ -122,6 +122,7 @@ impl Handler {
             code,
             requirements: event.requirements.clone(),
         };
+        let was_begun = known.as_ref().is_some_and(|build| build.state == BuildState::Building);
         match known {
             Some(build) => {
                 request.version = build.version.unsigned_abs();
@@ -155,7 +156,7 @@ impl Handler {
             },
         }
         match builds::start(&self.pool, id).await? {
-            Some(BuildState::Building) => Ok(Admission::Build(Box::new(request))),
+            Some(BuildState::Building) => Ok(Admission::Build(Box::new(request), was_begun)),
             Some(_) => Ok(Admission::Nothing),
             None => Err(HandlerError::transient(format!("build {id} is gone"))),
         }
@@ -253,6 +254,7 @@ impl Handler {
                 let _ = log.keep().await;
                 Err(HandlerError::transient(error))
             }
+            Err(Error::Cancelled) if has_gone_on(&self.pool, id).await? => Ok(Outcome::nothing()),
             Err(error) => {
                 if !matches!(error, Error::Rejected(_) | Error::Cancelled) {
                     let error = mecapy_service::chain(&error);
@@ -361,7 +363,13 @@ impl Handler {
     }
 }
 
-/// Ends the build when the record says so. Never returns.
+/// Whether a build that was begun here has ended or gone on without this try, whose log nobody needs then: it would stand
+/// in the place of the right one.
+pub(crate) async fn has_gone_on(pool: &PgPool, id: BuildId) -> Result<bool, HandlerError> {
+    Ok(builds::get(pool, id).await?.is_none_or(|build| build.state != BuildState::Building))
+}
+
+/// Ends the build when the record says so, or that it has gone on without it. Never returns.
 pub(crate) async fn watch_for_cancel(
     pool: &PgPool,
     id: BuildId,
@@ -369,7 +377,7 @@ pub(crate) async fn watch_for_cancel(
 ) -> std::convert::Infallible {
     loop {
         match builds::get(pool, id).await {
-            Ok(Some(build)) if build.cancel_requested || build.state.is_final() => {
+            Ok(Some(build)) if build.cancel_requested || build.state != BuildState::Building => {
                 cancel.cancel();
                 return std::future::pending().await;
             }

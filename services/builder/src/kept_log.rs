@@ -56,13 +56,10 @@ impl KeptLog {
     }
 
     /// For another try of the same build: goes on after what is left of those before, which may have been killed.
-    pub async fn go_on(&self, tries: u64) {
-        if tries < 2 {
-            return;
-        }
+    pub async fn go_on(&self) {
         match self.kept.objects.get(&self.kept.key, self.kept.max_bytes as u64 * 2).await {
             Ok(Some(before)) => {
-                self.log().go_on_after(&String::from_utf8_lossy(&before), tries);
+                self.log().go_on_after(&String::from_utf8_lossy(&before));
             }
             Ok(None) => {}
             Err(error) => {

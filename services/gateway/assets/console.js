@@ -107,6 +107,8 @@
     say("ended");
   };
   const connect = () => {
+    // On the way back to a page, two may want to.
+    events?.close();
     events = new EventSource(address);
     events.addEventListener("open", () => say("live"));
     events.addEventListener("error", () => {

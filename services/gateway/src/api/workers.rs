@@ -40,12 +40,13 @@ impl Api {
         let row = audit::begin(&self.0.pool, &act(caller, action, name, json!({}))).await?;
         let drains = self.0.system.drains();
         let result = match (is_new, drain) {
-            (false, _) => Ok(()),
+            (false, true) => Ok(()),
             (true, true) => {
                 let (worker, by) = (name.to_owned(), caller.owner.to_string());
                 drains.give(&DrainOrder { worker, by, at: Utc::now() }).await
             }
-            (true, false) => drains.lift(name).await,
+            // Also where none was seen: somebody may have given one just now, or one that can't be read.
+            (_, false) => drains.lift(name).await,
         };
         let outcome = match &result {
             Ok(()) if is_new => "done".to_owned(),

@@ -222,7 +222,8 @@ pub(super) async fn stale(
         session: &session,
         section: Section::Bases,
         title: "Functions on an older base image",
-        live: Some("/console/events".to_owned()),
+        // It looks at every function.
+        live: None,
     };
     Ok(layout::page(&frame, &content))
 }
