@@ -11,12 +11,12 @@ use mecapy_testkit::{EngineFront, eventually};
 use prost::Message as _;
 use serde_json::Value;
 
-use crate::containers::{containers_of, docker, may_park, parked_of};
+use crate::containers::{docker, may_park, parked_of};
 use crate::published::primary;
-use crate::world::{DOUBLE, Function, LONG, Running, WAIT, World, code, row};
+use crate::world::{Function, LONG, Running, WAIT, World, code, row};
 
 /// Whether it runs in a container that waited: only there, its code is a mounted file.
-const IS_PARKED: &str = r#"
+pub const IS_PARKED: &str = r#"
 import json
 mounts = open("/proc/self/mounts").read()
 json.dump("/app/user_function.py" in mounts, open("/output.json", "w"))
@@ -110,7 +110,7 @@ print(json.dumps({
 open("/output.json", "w").write("1")
 "#;
 
-fn without_root() -> bool {
+pub fn without_root() -> bool {
     if !may_park() {
         eprintln!("not tested: containers can be parked by root only");
     }
@@ -118,7 +118,7 @@ fn without_root() -> bool {
 }
 
 /// Runs it once more, where a container waits.
-async fn run_parked(world: &World, worker: &Running, dispatch: &TaskDispatch) -> tasks::Task {
+pub async fn run_parked(world: &World, worker: &Running, dispatch: &TaskDispatch) -> tasks::Task {
     world.until_one_waits(worker).await;
     world.run(dispatch).await
 }
@@ -141,7 +141,7 @@ async fn waiting_in_parked(world: &World, worker: &Running, function: &Function)
     .await
 }
 
-async fn result(world: &World, task: &tasks::Task) -> String {
+pub async fn result(world: &World, task: &tasks::Task) -> String {
     let key = task.result_key.as_ref().unwrap_or_else(|| panic!("{task:?}"));
     String::from_utf8(world.object(key).await.unwrap().to_vec()).unwrap()
 }
@@ -435,71 +435,6 @@ async fn a_parked_container_gets_its_tasks_name_although_the_engine_refused_it_a
     let id = waiting_in_parked(&world, &worker, &function).await;
     assert_eq!(front.left(), 0);
     assert_eq!(world.let_end(id).await.state, TaskState::Succeeded);
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_and_dies_is_passed_over_and_replaced() {
-    if without_root() {
-        return;
-    }
-    let world = World::start().await;
-    let worker = world.worker_with_parked(|_| ()).await;
-    let function = world.function(IS_PARKED).await;
-    let killed = parked_of(&worker.name);
-    for id in killed.lines() {
-        docker(&["kill", id]);
-    }
-    let task = world.run(&world.task(function.id, "{}")).await;
-    assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
-    // Until the worker knows of all that they are dead, it may take one of them for one that waits.
-    eventually("the dead are removed", LONG, async || {
-        let left = containers_of(&worker.name);
-        killed.lines().all(|id| !left.contains(id)).then_some(())
-    })
-    .await;
-    // The first time, its code may not have come soon enough.
-    eventually("it runs in one of those that replace them", LONG, async || {
-        let again = run_parked(&world, &worker, &world.task(function.id, "{}")).await;
-        (result(&world, &again).await == "true").then_some(())
-    })
-    .await;
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_goes_when_nobody_asks_for_it_any_more() {
-    if without_root() {
-        return;
-    }
-    let world = World::start().await;
-    let worker = world.worker_with(|config| config.worker.pool.idle_seconds = 20).await;
-    let function = world.function(DOUBLE).await;
-    eventually("one waits", LONG, async || {
-        let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
-        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
-        (!parked_of(&worker.name).is_empty()).then_some(())
-    })
-    .await;
-    eventually("nothing waits any more", LONG, async || {
-        containers_of(&worker.name).is_empty().then_some(())
-    })
-    .await;
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_cannot_be_used_leaves_the_plain_path() {
-    let world = World::start().await;
-    let function = world.function(DOUBLE).await;
-    // Nobody can make a folder there.
-    let worker =
-        world.worker_with(|config| config.worker.pool.directory = "/proc/self/task".into()).await;
-    for n in 0..3 {
-        let task = world.run(&world.task(function.id, &format!("{{\"n\": {n}}}"))).await;
-        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
-    }
-    assert_eq!(parked_of(&worker.name), "");
     worker.stop().await;
 }
 

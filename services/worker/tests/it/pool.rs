@@ -1,0 +1,73 @@
+//! Which containers wait: those that die, that nobody asks for, and where none can.
+
+use mecapy_store::TaskState;
+use mecapy_testkit::eventually;
+
+use crate::containers::{containers_of, docker, parked_of};
+use crate::parked::{IS_PARKED, result, run_parked, without_root};
+use crate::world::{DOUBLE, LONG, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_and_dies_is_passed_over_and_replaced() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let function = world.function(IS_PARKED).await;
+    let killed = parked_of(&worker.name);
+    for id in killed.lines() {
+        docker(&["kill", id]);
+    }
+    let task = world.run(&world.task(function.id, "{}")).await;
+    assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    // Until the worker knows of all that they are dead, it may take one of them for one that waits.
+    eventually("the dead are removed", LONG, async || {
+        let left = containers_of(&worker.name);
+        killed.lines().all(|id| !left.contains(id)).then_some(())
+    })
+    .await;
+    // The first time, its code may not have come soon enough.
+    eventually("it runs in one of those that replace them", LONG, async || {
+        let again = run_parked(&world, &worker, &world.task(function.id, "{}")).await;
+        (result(&world, &again).await == "true").then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_goes_when_nobody_asks_for_it_any_more() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with(|config| config.worker.pool.idle_seconds = 20).await;
+    let function = world.function(DOUBLE).await;
+    eventually("one waits", LONG, async || {
+        let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+        (!parked_of(&worker.name).is_empty()).then_some(())
+    })
+    .await;
+    eventually("nothing waits any more", LONG, async || {
+        containers_of(&worker.name).is_empty().then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_used_leaves_the_plain_path() {
+    let world = World::start().await;
+    let function = world.function(DOUBLE).await;
+    // Nobody can make a folder there.
+    let worker =
+        world.worker_with(|config| config.worker.pool.directory = "/proc/self/task".into()).await;
+    for n in 0..3 {
+        let task = world.run(&world.task(function.id, &format!("{{\"n\": {n}}}"))).await;
+        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    }
+    assert_eq!(parked_of(&worker.name), "");
+    worker.stop().await;
+}
