@@ -172,8 +172,8 @@ impl Copier {
             // No tag leads to what is not there.
             return Ok(Look { is_whole: false, tags_to_move: to.tags.clone() });
         };
-        let tags = self.leads(to).await?;
-        let moved = to.tags.iter().zip(tags).filter(|(_, lead)| !is_at(lead, &from.digest));
+        let tags = self.leads(to, &to.tags, &from.digest).await?;
+        let moved = to.tags.iter().zip(tags).filter(|(_, lead)| *lead != Some(from.digest));
         Ok(Look {
             is_whole: is_whole(&there),
             tags_to_move: moved.map(|(tag, _)| tag.clone()).collect(),
@@ -182,16 +182,26 @@ impl Copier {
 
     /// Whether a copy has nothing to do: one call for each tag, where [`Copier::look`] takes one more.
     pub async fn is_unchanged(&self, from: &Source, to: &Target) -> Result<bool, Error> {
-        if to.tags.is_empty() {
+        let Some((first, others)) = to.tags.split_first() else {
             return Ok(self.look(from, to).await?.is_unchanged());
-        }
-        let tags = self.leads(to).await?;
-        Ok(tags.iter().all(|lead| is_at(lead, &from.digest) && lead.as_ref().is_some_and(is_whole)))
+        };
+        // By the first the manifest itself is looked at.
+        let (there, others) = futures::try_join!(
+            self.0.to.resolve(&to.repository, first),
+            self.leads(to, others, &from.digest)
+        )?;
+        let is_whole = there.is_some_and(|there| there.digest == from.digest && is_whole(&there));
+        Ok(is_whole && others.iter().all(|lead| *lead == Some(from.digest)))
     }
 
     /// Where each tag leads.
-    async fn leads(&self, to: &Target) -> Result<Vec<Option<Descriptor>>, Error> {
-        let leads = to.tags.iter().map(|tag| self.0.to.resolve(&to.repository, tag));
+    async fn leads(
+        &self,
+        to: &Target,
+        tags: &[String],
+        expected: &Digest,
+    ) -> Result<Vec<Option<Digest>>, Error> {
+        let leads = tags.iter().map(|tag| self.0.to.leads_to(&to.repository, tag, expected));
         futures::future::try_join_all(leads).await
     }
 
@@ -310,10 +320,6 @@ impl Copier {
 fn is_whole(there: &Descriptor) -> bool {
     use crate::media_types::{DOCKER_LIST, OCI_INDEX};
     !matches!(there.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
-}
-
-fn is_at(lead: &Option<Descriptor>, digest: &Digest) -> bool {
-    lead.as_ref().is_some_and(|lead| lead.digest == *digest)
 }
 
 /// The answer to a manifest that names what the registry has not got (distribution specification, code 1 and 3).

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_NONE_MATCH, RANGE,
+};
 use reqwest::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use tracing::field::Empty;
@@ -16,7 +18,7 @@ use crate::challenge::{Challenge, Scope};
 use crate::manifest::ACCEPT_MANIFESTS;
 use crate::patience::Patience;
 use crate::registry::Registry;
-use crate::{Error, metric_definitions as metrics, retry};
+use crate::{Digest, Error, metric_definitions as metrics, retry};
 
 /// Error bodies and tokens are small; more than this is not read.
 const MAX_SMALL_BODY: u64 = 256 * 1024;
@@ -33,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) accepts_manifests: bool,
     /// Ask for the bytes from here on.
     pub(crate) from_byte: Option<u64>,
+    /// Only where it leads elsewhere: 304 says that it leads here.
+    pub(crate) unless: Option<Digest>,
     pub(crate) body: Option<(Bytes, String)>,
 }
 
@@ -52,6 +56,7 @@ impl Call {
             scope,
             accepts_manifests: false,
             from_byte: None,
+            unless: None,
             body: None,
         }
     }
@@ -76,6 +81,11 @@ impl Call {
         {
             request.headers_mut().insert(RANGE, value);
         }
+        if let Some(digest) = &self.unless
+            && let Ok(value) = HeaderValue::from_str(&format!("\"{digest}\""))
+        {
+            request.headers_mut().insert(IF_NONE_MATCH, value);
+        }
         match &self.body {
             Some((body, content_type)) => {
                 if let Ok(value) = HeaderValue::from_str(content_type) {
@@ -94,7 +104,8 @@ impl Call {
 }
 
 impl Registry {
-    /// Asks until it works or fails for good. Every status that is not a success is an error.
+    /// Asks until it works or fails for good. Every status that is not a success is an error, but 304 where a digest was
+    /// named.
     pub(crate) async fn call(&self, call: &Call) -> Result<Response, Error> {
         retry::transient(self.host(), call.operation, || self.call_once(call)).await
     }
@@ -114,6 +125,9 @@ impl Registry {
                 if self.auth().learn(headers, &call.scope, authorization.as_ref()).await {
                     continue;
                 }
+            }
+            if response.status() == StatusCode::NOT_MODIFIED && call.unless.is_some() {
+                return Ok(response);
             }
             return self.succeeded(&call.subject, response).await;
         }

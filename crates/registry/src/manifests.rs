@@ -1,7 +1,7 @@
 //! Reading, putting and deleting manifests.
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 
 use crate::blobs::found;
@@ -25,18 +25,52 @@ impl Registry {
         let call = self
             .manifest_call("manifest_head", Method::HEAD, repository, reference)?
             .accepting_manifests();
-        let headers = match self.call(&call).await {
-            Ok(response) => response.headers().clone(),
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let told = (content_digest(&headers), media_type(&headers), content_length(&headers));
+        match self.call(&call).await {
+            Ok(response) => self.told(&call, repository, reference, &response).await.map(Some),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The digest that a tag leads to; `None` when it does not exist. Where that is `expected`, a registry need not look at
+    /// the manifest for it, which takes it a fraction of the work: that the manifest is there is for another call to see.
+    pub(crate) async fn leads_to(
+        &self,
+        repository: &str,
+        tag: &str,
+        expected: &Digest,
+    ) -> Result<Option<Digest>, Error> {
+        let mut call = self
+            .manifest_call("manifest_head", Method::HEAD, repository, tag)?
+            .accepting_manifests();
+        call.unless = Some(*expected);
+        match self.call(&call).await {
+            Ok(response) if response.status() == StatusCode::NOT_MODIFIED => Ok(Some(*expected)),
+            Ok(response) => {
+                let there = self.told(&call, repository, tag, &response).await?;
+                Ok(Some(there.digest))
+            }
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the answer to a HEAD says.
+    async fn told(
+        &self,
+        call: &Call,
+        repository: &str,
+        reference: &str,
+        response: &Response,
+    ) -> Result<Descriptor, Error> {
+        let headers = response.headers();
+        let told = (content_digest(headers), media_type(headers), content_length(headers));
         let (Some(digest), Some(media_type), Some(size)) = told else {
             // Some registries leave headers out of a HEAD.
-            return Ok(Some(self.manifest(repository, reference).await?.descriptor()));
+            return Ok(self.manifest(repository, reference).await?.descriptor());
         };
         self.check_asked(&call.subject, reference, digest)?;
-        Ok(Some(Descriptor::new(media_type, digest, size)))
+        Ok(Descriptor::new(media_type, digest, size))
     }
 
     /// The manifest of a tag or digest, verified.

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use mecapy_registry::{
     Copier, CopyReport, Destination, Digest, Error, Manifest, Progress, ProgressSink, Registry,
-    Source, copy_image,
+    Source, Target, copy_image,
 };
 use mecapy_testkit::unique;
 
@@ -255,4 +255,68 @@ async fn a_new_layer_of_code_alone_costs_few_calls() {
     // Config and code; what is below is known to be there.
     assert_eq!([0, 1].map(|at| after.0[at] - before.0[at]), [1, 2]);
     assert_eq!([0, 1, 2, 3, 4, 5].map(|at| after.1[at] - before.1[at]), [1, 0, 2, 2, 1, 1]);
+}
+
+/// A destination with one image, and where its tags lead. It knows conditional calls.
+async fn conditional(image: Manifest, tags: &'static [(&'static str, bool)]) -> Fake {
+    Fake::start(move |asked| {
+        let Some((_, reference)) = asked.path.split_once("/manifests/") else {
+            return status(StatusCode::OK);
+        };
+        let digest = match tags.iter().find(|(tag, _)| *tag == reference) {
+            Some((_, true)) => image.digest,
+            Some((_, false)) => Digest::of(b"another"),
+            None => return status(StatusCode::NOT_FOUND),
+        };
+        let digest = digest.to_string();
+        if asked.if_none_match == Some(format!("\"{digest}\"")) {
+            return status(StatusCode::NOT_MODIFIED);
+        }
+        let length = image.raw.len().to_string();
+        let headers = [
+            ("content-type", image.media_type.as_str()),
+            ("docker-content-digest", &digest),
+            ("content-length", &length),
+        ];
+        answer(StatusCode::OK, &headers, Bytes::new())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_unchanged_image_is_looked_at_by_one_tag_and_the_others_only_for_where_they_lead() {
+    let image = manifest_of(&Bytes::from("{}"), &noise("conditional", 10));
+    let from = source(&primary().await, "r", &image);
+    let is_unchanged = async |fake: &Fake, tags: &[&str]| {
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let to = Target { repository: "r".to_owned(), tags, mount_from: Vec::new() };
+        Copier::new(fake.registry()).is_unchanged(&from, &to).await.unwrap()
+    };
+    let fake = conditional(image.clone(), &[("v1", true), ("latest", true), ("old", false)]).await;
+    assert!(is_unchanged(&fake, &["v1", "latest"]).await);
+    let asked = |tag: &str| {
+        let path = format!("/v2/r/manifests/{tag}");
+        fake.asked().into_iter().find(|asked| asked.path == path).unwrap().if_none_match
+    };
+    assert_eq!(asked("v1"), None, "the manifest itself is looked at");
+    assert_eq!(asked("latest"), Some(format!("\"{}\"", image.digest)));
+    for tags in [["old", "v1"], ["v1", "old"], ["none", "v1"], ["v1", "none"]] {
+        assert!(!is_unchanged(&fake, &tags).await, "{tags:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_unchanged_that_was_not_asked_for_as_such() {
+    let image = manifest_of(&Bytes::from("{}"), &noise("not modified", 10));
+    let fake = Fake::start(|asked| match asked.path.as_str() {
+        "/v2/" => status(StatusCode::OK),
+        _ => status(StatusCode::NOT_MODIFIED),
+    })
+    .await;
+    let registry = fake.registry();
+    let digest = image.digest.to_string();
+    assert!(registry.resolve("r", &digest).await.is_err());
+    assert!(registry.manifest("r", &digest).await.is_err());
+    assert!(registry.put_manifest("r", "v1", &image).await.is_err());
+    assert!(registry.blob_exists("r", &image.digest).await.is_err());
 }

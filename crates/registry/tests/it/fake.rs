@@ -22,6 +22,8 @@ pub struct Asked {
     /// Path and query.
     pub path: String,
     pub authorization: Option<String>,
+    /// What it is to answer 304 for.
+    pub if_none_match: Option<String>,
     /// How often the same method and path were asked before.
     pub before: usize,
 }
@@ -60,10 +62,11 @@ impl Fake {
                     *count += 1;
                     *count - 1
                 };
-                let authorization = request.headers().get(header::AUTHORIZATION);
-                let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+                let [authorization, if_none_match] = [header::AUTHORIZATION, header::IF_NONE_MATCH]
+                    .map(|name| request.headers().get(name))
+                    .map(|value| value.map(|value| value.to_str().unwrap().to_owned()));
                 let host = request.headers()[header::HOST].to_str().unwrap().to_owned();
-                let asked = Asked { host, method, path, authorization, before };
+                let asked = Asked { host, method, path, authorization, if_none_match, before };
                 remember.lock().unwrap().push(asked.clone());
                 let _ = to_bytes(request.into_body(), usize::MAX).await;
                 answer(&asked)
