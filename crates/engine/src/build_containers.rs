@@ -62,12 +62,14 @@ impl Engine {
                 Err(Error::Refused { .. }) if attempt < LIMIT_TRIES => {
                     tokio::time::sleep(LIMIT_AGAIN).await;
                 }
-                // Another engine may do it.
-                Err(Error::Refused { .. }) => break,
+                Err(Error::Refused { message, .. }) => {
+                    tracing::warn!(message, "the engine refused to {LIMIT}");
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Incomplete { call: LIMIT, what: "limit" })
+        Err(Error::NoProcessLimit)
     }
 
     async fn has_limit(&self, container: &str, limit: u32) -> Result<(), Error> {
@@ -79,7 +81,7 @@ impl Engine {
         };
         match host.and_then(|host| host.pids_limit) {
             Some(found) if found == i64::from(limit) => Ok(()),
-            _ => Err(Error::Incomplete { call: LIMIT, what: "limit" }),
+            _ => Err(Error::NoProcessLimit),
         }
     }
 

@@ -32,6 +32,11 @@ pub enum Error {
     TimedOut { limit: Duration, tail: Vec<String> },
     #[error("the build needed more than its {memory_bytes} bytes of memory")]
     OutOfMemory { memory_bytes: u64, tail: Vec<String> },
+    /// Its step's containers would have had no limit of processes.
+    #[error(
+        "the engine does not limit the processes of a build: its control groups must have `pids`, and it must let containers be updated"
+    )]
+    NoProcessLimit,
     #[error("the build was cancelled")]
     Cancelled,
 
@@ -74,6 +79,8 @@ impl Error {
             | Self::NoAnswer { .. }
             | Self::Broken { .. }
             | Self::Incomplete { .. }
+            // Another engine may do it.
+            | Self::NoProcessLimit
             | Self::Interrupted { .. }
             | Self::RegistryUnavailable { .. }
             | Self::TransferTimedOut { .. }

@@ -116,6 +116,12 @@ pub async fn stands_on(conn: &mut PgConnection, id: BuildId, digest: &str) -> Re
     sqlx::query("update builds set base_digest = $2 where id = $1")
         .bind(id.uuid())
         .bind(digest)
+        .execute(&mut *conn)
+        .await?;
+    // Of a build that becomes the current one later, it is copied then.
+    sqlx::query("update functions set base_digest = $2 where current_build = $1")
+        .bind(id.uuid())
+        .bind(digest)
         .execute(conn)
         .await?;
     Ok(())
@@ -135,24 +141,53 @@ pub struct Stale {
     pub in_work: bool,
 }
 
-/// `from` of the functions that are stale; `f`, `b`, `v` and `c` are function, build, version and current base.
-const STALE: &str = "from functions f
-    join builds b on b.id = f.current_build
-    join versions v on v.function_id = b.function_id and v.version = b.version
-    join (
+/// Of each base, the digest of the current one.
+const CURRENT: &str = "c as (
         select distinct on (base) base, digest from builds where base is not null and state = 'ready'
         order by base, requested_at desc, id desc
-    ) c on c.base = v.python_version || '-' || v.base_variant
-    where f.deleted_at is null and b.base_digest is distinct from c.digest";
+    )";
 
-/// What is read of each.
-const FIELDS: &str =
-    "f.id as function_id, f.owner, f.name, v.version, b.id as build, v.python_version, v.base_variant,
-    v.requirements, b.base_digest, c.digest as newest_digest";
+/// Functions that are stale: `f`, on a base whose current one is `c`.
+const STALE: &str = "functions f join c on c.base = f.base
+    where f.deleted_at is null and f.base_digest is distinct from c.digest";
 
-fn in_work() -> String {
+/// The next digest that functions of a base stand on.
+const NEXT: &str = "select f.base_digest from functions f
+    where f.deleted_at is null and f.base_digest is not null and f.base";
+
+/// Those after function $1, at most $2, from one digest to the next by the index: there are few digests, and nearly all
+/// functions stand on the current ones.
+fn after() -> String {
     format!(
-        "exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version and {OPEN}) as in_work"
+        "with recursive {CURRENT}, older as (
+             select c.base, c.digest as newest, ({NEXT} = c.base order by f.base_digest limit 1) as digest from c
+             union all
+             select o.base, o.newest,
+                 ({NEXT} = o.base and f.base_digest > o.digest order by f.base_digest limit 1)
+             from older o where o.digest is not null
+         ), stale as (
+             select f.id, o.newest from older o cross join lateral (
+                 select f.id from functions f where f.deleted_at is null and f.base = o.base and f.base_digest = o.digest
+                     and f.id > $1 order by f.id limit $2
+             ) f where o.digest <> o.newest
+             union all
+             select f.id, c.digest from c cross join lateral (
+                 select f.id from functions f where f.deleted_at is null and f.base = c.base and f.base_digest is null
+                     and f.id > $1 order by f.id limit $2
+             ) f
+             order by id limit $2
+         )"
+    )
+}
+
+/// All that is known of stale functions, of which `stale` has the numbers.
+fn stale_ones() -> String {
+    format!(
+        "select f.id as function_id, f.owner, f.name, v.version, b.id as build, v.python_version, v.base_variant,
+             v.requirements, f.base_digest, s.newest as newest_digest,
+             exists (select 1 from builds o where o.function_id = f.id and o.version >= b.version and {OPEN}) as in_work
+         from stale s join functions f on f.id = s.id join builds b on b.id = f.current_build
+         join versions v on v.function_id = b.function_id and v.version = b.version order by f.id"
     )
 }
 
@@ -167,22 +202,19 @@ pub async fn stale_after(
     function: i64,
     limit: Option<u32>,
 ) -> Result<Vec<Stale>, Error> {
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {FIELDS}, {IN_WORK} {STALE} and f.id > $1 order by f.id limit $2",
-        IN_WORK = in_work()
-    )))
-    .bind(function)
-    .bind(limit.map(i64::from))
-    .fetch_all(pool)
-    .await?)
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("{} {}", after(), stale_ones())))
+        .bind(function)
+        .bind(limit.map(i64::from))
+        .fetch_all(pool)
+        .await?)
 }
 
 /// Which of these functions are stale.
 pub async fn stale_of(pool: &PgPool, functions: &[FunctionId]) -> Result<Vec<Stale>, Error> {
     let ids: Vec<i64> = functions.iter().map(|id| id.get()).collect();
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {FIELDS}, {IN_WORK} {STALE} and f.id = any($1) order by f.id",
-        IN_WORK = in_work()
+        "with {CURRENT}, stale as (select f.id, c.digest as newest from {STALE} and f.id = any($1)) {}",
+        stale_ones()
     )))
     .bind(ids)
     .fetch_all(pool)
@@ -246,9 +278,8 @@ pub(crate) async fn cell_ended(conn: &mut PgConnection, id: BuildId) -> Result<(
     if cells.iter().any(|cell| !cell.state.is_final()) {
         return Ok(());
     }
-    let stale: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) {STALE}")))
-        .fetch_one(&mut *conn)
-        .await?;
+    let count = format!("with {CURRENT} select count(*) from {STALE}");
+    let stale: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut *conn).await?;
     let took: Duration = (Utc::now() - requested_at).to_std().unwrap_or_default();
     let done = BaseDone {
         run_id: run,

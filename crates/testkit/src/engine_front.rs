@@ -21,6 +21,8 @@ enum Trouble {
     Refused { status: u16 },
     /// The line end after the engine's last word comes by itself.
     LastLineEndApart,
+    /// Where the engine says the one, the other is heard.
+    Instead { of: &'static str, heard: &'static str },
 }
 
 impl Drop for EngineFront {
@@ -38,6 +40,11 @@ impl EngineFront {
     /// The answers to calls whose path ends in `path` come with their last line end in a piece of its own.
     pub fn with_last_line_end_apart(path: &'static str) -> Self {
         Self::start(path, Trouble::LastLineEndApart, usize::MAX)
+    }
+
+    /// In the answers to calls whose path ends in `path`, `heard` stands in the place of `of`.
+    pub fn saying(heard: &'static str, of: &'static str, path: &'static str) -> Self {
+        Self::start(path, Trouble::Instead { of, heard }, usize::MAX)
     }
 
     fn start(path: &'static str, trouble: Trouble, times: usize) -> Self {
@@ -103,7 +110,11 @@ async fn serve(
     let answer = async {
         let mut answer = Vec::new();
         from_engine.read_to_end(&mut answer).await.ok()?;
-        to_client.write_all(&with_last_line_end_apart(&answer)?).await.ok()?;
+        let changed = match trouble {
+            Trouble::Instead { of, heard } => with_instead(&answer, of, heard)?,
+            _ => with_last_line_end_apart(&answer)?,
+        };
+        to_client.write_all(&changed).await.ok()?;
         to_client.shutdown().await.ok()
     };
     tokio::select! {
@@ -114,27 +125,57 @@ async fn serve(
 
 /// An answer in chunks, as two of them.
 fn with_last_line_end_apart(answer: &[u8]) -> Option<Vec<u8>> {
+    let (head, chunks) = head_and_body(answer)?;
+    let body = of_chunks(chunks)?;
+    let last = body.trim_ascii_end().len();
+    let (said, line_end) = body.split_at(last);
+    Some(in_chunks(head, &[said, line_end]))
+}
+
+/// An answer with other words in its body, which is text.
+fn with_instead(answer: &[u8], of: &str, heard: &str) -> Option<Vec<u8>> {
+    let (head, body) = head_and_body(answer)?;
+    let text = std::str::from_utf8(head).ok()?.to_lowercase();
+    let is_in_chunks = text.contains("transfer-encoding: chunked");
+    let body = if is_in_chunks { of_chunks(body)? } else { body.to_vec() };
+    let body = String::from_utf8(body).ok()?.replace(of, heard);
+    let lines = std::str::from_utf8(head).ok()?.trim_end().lines();
+    let is_kept = |line: &&str| !line.to_lowercase().starts_with("content-length:");
+    let mut head: String = lines.filter(is_kept).flat_map(|line| [line, "\r\n"]).collect();
+    if !is_in_chunks {
+        head.push_str("transfer-encoding: chunked\r\n");
+    }
+    head.push_str("\r\n");
+    Some(in_chunks(head.as_bytes(), &[body.as_bytes()]))
+}
+
+fn head_and_body(answer: &[u8]) -> Option<(&[u8], &[u8])> {
     let head_ends = answer.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
-    let (head, mut chunks) = answer.split_at(head_ends);
+    Some(answer.split_at(head_ends))
+}
+
+fn of_chunks(mut chunks: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let line_ends = chunks.windows(2).position(|end| end == b"\r\n")?;
         let size = std::str::from_utf8(&chunks[..line_ends]).ok()?;
         let size = usize::from_str_radix(size, 16).ok()?;
         if size == 0 {
-            break;
+            return Some(body);
         }
         let start = line_ends + 2;
         body.extend_from_slice(chunks.get(start..start + size)?);
         chunks = chunks.get(start + size + 2..)?;
     }
-    let last = body.trim_ascii_end().len();
-    let (said, line_end) = body.split_at(last);
-    let mut apart = head.to_vec();
-    for piece in [said, line_end, b""] {
-        apart.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-        apart.extend_from_slice(piece);
-        apart.extend_from_slice(b"\r\n");
+}
+
+/// An answer whose body comes in these pieces, none of which is empty.
+fn in_chunks(head: &[u8], pieces: &[&[u8]]) -> Vec<u8> {
+    let mut answer = head.to_vec();
+    for piece in pieces.iter().chain([&&b""[..]]) {
+        answer.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        answer.extend_from_slice(piece);
+        answer.extend_from_slice(b"\r\n");
     }
-    Some(apart)
+    answer
 }

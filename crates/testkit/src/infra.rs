@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::container::Container;
 use crate::server::{
     HANDED_OUT, REGISTRY_USER, S3_ACCESS_KEY, Server, Spec, bucket, nats_user, spec,
-    without_password,
+    without_password, without_password_in_memory,
 };
 use crate::watchdog::Watchdog;
 use crate::{ready, unique};
@@ -69,8 +69,14 @@ impl Infra {
         Self::start_as(servers, |spec| spec).await
     }
 
-    /// A set of its own whose registries ask nobody for a password: what they cost then is the calls alone.
+    /// A set of its own whose registries ask nobody for a password and have no disk, so that stopped they lose all:
+    /// what they cost then is the calls alone.
     pub async fn start_open(servers: &[Server]) -> Infra {
+        Self::start_as(servers, without_password_in_memory).await
+    }
+
+    /// The same with a disk.
+    pub async fn start_open_on_disk(servers: &[Server]) -> Infra {
         Self::start_as(servers, without_password).await
     }
 

@@ -95,6 +95,17 @@ pub(crate) fn spec(server: Server, password: &str) -> Spec {
     }
 }
 
+/// The data of a registry, in memory.
+const REGISTRY_IN_MEMORY: &str = "/var/lib/docker-registry:uid=1000,gid=1000";
+
+/// As [`without_password`], and it keeps what it has in memory: it syncs each file that it writes to its disk, an upload's
+/// four and a tag's three, and waits for that much longer than it works.
+pub(crate) fn without_password_in_memory(spec: Spec) -> Spec {
+    let is_registry = matches!(spec.server, Server::Primary | Server::Fallback);
+    let tmpfs = if is_registry { Some(REGISTRY_IN_MEMORY) } else { spec.tmpfs };
+    without_password(Spec { tmpfs, ..spec })
+}
+
 /// A registry that asks nobody for a password, as Debian's does by itself. What the hash of a password costs at each call
 /// is more than the call, and registries with tokens don't pay it.
 pub(crate) fn without_password(spec: Spec) -> Spec {

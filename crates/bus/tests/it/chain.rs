@@ -18,14 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 /// Far more than anything here takes: what passes it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// What the server does at once if somebody waits for it.
+const SENT_WITHIN: Duration = Duration::from_secs(2);
 pub const SCANNER: Durable = topology::SCANNER;
 
 /// What a handler is told to do with an event, by the event's `tag`.
 #[derive(Debug, Default)]
 pub struct Echo {
     pub calls: AtomicUsize,
-    /// How often what follows an effect was done.
-    pub followed: AtomicUsize,
+    /// Events whose effect was had here, each time that what follows it was done.
+    pub done: Mutex<Vec<String>>,
+    /// How often something came that had been taken for lost: on a machine that stood still for half a minute.
+    pub again: AtomicUsize,
     /// How often what is left to do for the slot was begun.
     pub rested: AtomicUsize,
     pub seen: Mutex<Vec<String>>,
@@ -48,6 +52,9 @@ impl Handler<BuildDone> for Shared {
     async fn handle(&self, event: BuildDone, delivery: &Delivery) -> Result<Outcome, HandlerError> {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         self.0.seen.lock().unwrap().push(event.build_id.clone());
+        if delivery.count > 1 {
+            self.0.again.fetch_add(1, Ordering::SeqCst);
+        }
         // Better handled by a certain replica, and held there.
         if let Some(replica) = event.tag.strip_prefix("is-held-by ") {
             if delivery.pass_on(replica).await {
@@ -65,11 +72,12 @@ impl Handler<BuildDone> for Shared {
             _ => {}
         }
         let rests = event.tag == "has-a-rest";
+        let build = event.build_id.clone();
         let scan = ScanDone { build_id: event.build_id, ..Default::default() };
         let (echo, rested) = (Arc::clone(&self.0), Arc::clone(&self.0));
         let outcome = Outcome::commit(move |_| Box::pin(async move { Ok(Outgoing::event(&scan)) }))
             .then(move || {
-                echo.followed.fetch_add(1, Ordering::SeqCst);
+                echo.done.lock().unwrap().push(build);
             });
         Ok(outcome.and_rest(async move {
             if rests {
@@ -171,10 +179,13 @@ impl Chain {
         subjects.iter().map(|(_, count)| count).sum()
     }
 
-    /// Blocks this thread until the server has sent so many messages to replicas.
-    pub fn block_until_sent(&self, count: u64) {
+    /// Publishes while this thread is blocked, until the server has sent it to a replica. False: none waited for a
+    /// message just then.
+    pub fn publish_while_blocked(&self, build: &str) -> bool {
+        let event = BuildDone { build_id: build.to_owned(), ..Default::default() };
+        let body = serde_json::to_vec(&event).unwrap();
         let nats = self.nats.clone();
-        let look = move || async move {
+        let work = async move {
             let password = nats.password.unwrap().expose().to_owned();
             let client =
                 async_nats::ConnectOptions::with_user_and_password(nats.user.unwrap(), password)
@@ -182,17 +193,24 @@ impl Chain {
                     .await
                     .unwrap();
             let jetstream = async_nats::jetstream::new(client);
-            eventually("it is sent", PATIENCE, async || {
+            let sent = async || {
                 let consumer: PullConsumer =
                     jetstream.get_consumer_from_stream(SCANNER.name, SCANNER.stream).await.unwrap();
-                (consumer.cached_info().delivered.consumer_sequence >= count).then_some(())
-            })
-            .await;
+                consumer.cached_info().delivered.consumer_sequence
+            };
+            let before = sent().await;
+            let ack = jetstream.publish("build.done", body.into()).await.unwrap().await.unwrap();
+            let is_sent = async {
+                while sent().await == before {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            (ack.sequence, tokio::time::timeout(SENT_WITHIN, is_sent).await.is_ok())
         };
-        let looking = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(look());
-        });
-        looking.join().unwrap();
+        let working = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(work));
+        let (sequence, is_sent) = working.join().unwrap();
+        self.last.store(sequence, Ordering::SeqCst);
+        is_sent
     }
 
     /// Whether all that was published here is acknowledged. By numbers: what still waits is not counted before the

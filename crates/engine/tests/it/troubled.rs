@@ -1,11 +1,13 @@
 //! An engine in trouble: the real one, behind a socket that answers some calls itself.
 
 use mecapy_engine::{End, Engine, Error, Options};
-use mecapy_testkit::EngineFront;
+use mecapy_testkit::{EngineFront, unique};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::steps;
-use crate::fixture::{Lines, container_exists, engine, function, run_of, run_whole};
+use crate::fixture::{
+    Lines, container_exists, container_with_command, engine, function, run_of, run_whole,
+};
 
 async fn through(front: &EngineFront) -> Engine {
     let host = Some(front.host());
@@ -56,4 +58,24 @@ async fn a_build_whose_last_line_end_comes_by_itself_is_a_build() {
     let there = engine().await.image(&image.0).await.unwrap().unwrap();
     assert_eq!(built.unwrap().id, there.id);
     assert!(lines.contain("said"), "{:?}", lines.all());
+}
+
+#[tokio::test]
+async fn a_build_whose_processes_are_not_limited_is_ended_and_says_so() {
+    // As an engine says it whose control groups know no such limit; and one that lets no container be changed.
+    for front in [
+        EngineFront::saying("\"PidsLimit\":0", "\"PidsLimit\":123", "/json"),
+        EngineFront::refusing("/update", 500, usize::MAX),
+    ] {
+        let word = unique("sleeper");
+        let (mut request, _image) = steps(&format!("RUN sleep 600; echo {word}"));
+        request.max_processes = 123;
+        let (engine, log) = (through(&front).await, Lines::default().sink());
+        let ended = engine.build(request, &log, &CancellationToken::new()).await;
+        assert!(!container_with_command(&word), "the step's container is still there");
+        let Err(error) = ended else { panic!("it was built") };
+        // Another engine may do it.
+        assert!(matches!(error, Error::NoProcessLimit) && error.is_transient(), "{error:?}");
+        assert!(error.to_string().contains("does not limit the processes of a build"), "{error}");
+    }
 }

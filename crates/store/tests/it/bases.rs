@@ -2,8 +2,8 @@
 
 use mecapy_proto::v1::build_requested::Source;
 use mecapy_proto::v1::{BaseDone, BuildRequested};
-use mecapy_proto::{BuildId, ErrorCode, Event, failure};
-use mecapy_store::{BuildState, PgPool, StoredFailure, bases, builds, outbox};
+use mecapy_proto::{BuildId, ErrorCode, Event, FunctionId, failure};
+use mecapy_store::{BuildState, PgPool, StoredFailure, bases, builds, functions, outbox};
 
 use crate::{DIGEST, build, built, database, function, to_publishing};
 
@@ -188,4 +188,63 @@ async fn a_build_is_of_a_function_or_of_a_base_and_never_of_both() {
                 .await;
         assert!(changed.is_err(), "{set}");
     }
+}
+
+/// A function that runs what stands on this base image. None: it was built before that was recorded.
+async fn standing_on(pool: &PgPool, name: &str, digest: Option<&str>) -> i64 {
+    let mut conn = pool.acquire().await.unwrap();
+    let function = functions::ensure(&mut conn, &"acme".parse().unwrap(), name).await.unwrap();
+    let id = build(pool, function, 1).await;
+    to_publishing(pool, id).await;
+    if let Some(digest) = digest {
+        bases::stands_on(&mut conn, id, digest).await.unwrap();
+    }
+    assert!(builds::published(&mut conn, id, "r/f:v1").await.unwrap());
+    function.get()
+}
+
+#[tokio::test]
+async fn functions_on_whichever_older_base_are_found_by_number_a_page_at_a_time() {
+    let pool = database().await;
+    let now = run(&pool, "now", &["3.11-slim", "3.12-slim"]).await;
+    publish(&pool, now[0], OTHER).await;
+    publish(&pool, now[1], DIGEST).await;
+    let third = "sha256:0000000000000000000000000000000000000000000000000000000000000003";
+    let mut expected = Vec::new();
+    for number in 0..20 {
+        let digest = [Some(OTHER), Some(DIGEST), None, Some(third), Some(OTHER)][number % 5];
+        let function = standing_on(&pool, &format!("f{number}"), digest).await;
+        if digest != Some(OTHER) {
+            expected.push(function);
+        }
+    }
+    // Of those that are gone, of which nothing runs, or whose base has no current image, nobody is told.
+    let gone = expected.remove(4);
+    let set = async |change: String| {
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&pool).await.unwrap();
+    };
+    set(format!("update functions set deleted_at = now() where id = {gone}")).await;
+    let of_another = expected.remove(7);
+    set(format!("update versions set python_version = '3.13' where function_id = {of_another}"))
+        .await;
+    set(format!("update functions set current_build = current_build where id = {of_another}"))
+        .await;
+    let idle = expected.remove(0);
+    set(format!("update functions set current_build = null where id = {idle}")).await;
+
+    let ids = |stale: &[bases::Stale]| {
+        stale.iter().map(|stale| stale.current.function_id().unwrap().get()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&bases::stale(&pool).await.unwrap()), expected);
+    let (mut seen, mut last) = (Vec::new(), 0);
+    loop {
+        let page = bases::stale_after(&pool, last, Some(4)).await.unwrap();
+        assert!(page.iter().all(|stale| stale.newest_digest == OTHER && !stale.in_work));
+        let Some(next) = ids(&page).last().copied() else { break };
+        seen.extend(ids(&page));
+        last = next;
+    }
+    assert_eq!(seen, expected);
+    let asked: Vec<FunctionId> = (1..=20).map(|number| FunctionId::new(number).unwrap()).collect();
+    assert_eq!(ids(&bases::stale_of(&pool, &asked).await.unwrap()), expected);
 }
