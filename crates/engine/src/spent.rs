@@ -1,11 +1,18 @@
 //! What is left of a container after its run, until there is time to remove it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::container::AttachContainerResults;
+use bollard::query_parameters::WaitContainerOptions;
+use futures::StreamExt;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::Engine;
+
+/// How long a container may take to end when its stdin has. What does not is killed.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// A container whose function has ended. Dropping this removes it, beside whatever comes next.
 #[derive(Debug)]
@@ -13,8 +20,9 @@ use crate::Engine;
 pub struct Spent {
     /// None: there was none.
     container: Option<Owned>,
-    /// Closing them would end the container's last process, which costs the machine time as well.
-    _streams: Option<AttachContainerResults>,
+    /// Of one whose function came to its end. Closing them ends the container's last process, which costs the machine
+    /// time as well, but less than to have it killed.
+    streams: Option<AttachContainerResults>,
 }
 
 /// A container that is removed when this goes.
@@ -26,20 +34,39 @@ pub(crate) struct Owned {
 }
 
 impl Spent {
+    /// `streams` of one that ends with its stdin.
     pub(crate) fn new(container: Owned, streams: Option<AttachContainerResults>) -> Self {
-        Self { container: Some(container), _streams: streams }
+        Self { container: Some(container), streams }
     }
 
     /// Of a run that never had a container.
     pub(crate) fn nothing() -> Self {
-        Self { container: None, _streams: None }
+        Self { container: None, streams: None }
     }
 
     /// Returns when the container is gone, or left to the next sweep by label. Who stops waiting does not stop it.
-    pub async fn remove(self) {
-        if let Some(container) = self.container {
-            container.remove().await;
+    pub async fn remove(mut self) {
+        if let Some(removal) = self.begin_removal() {
+            let _ = removal.await;
         }
+    }
+
+    fn begin_removal(&mut self) -> Option<JoinHandle<()>> {
+        let (container, streams) = (self.container.take()?, self.streams.take());
+        let runtime = Handle::try_current().ok()?;
+        Some(runtime.spawn(async move {
+            if let Some(streams) = streams {
+                drop(streams);
+                container.wait_for_its_end().await;
+            }
+            container.remove().await;
+        }))
+    }
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        self.begin_removal();
     }
 }
 
@@ -54,13 +81,19 @@ impl Owned {
         }
     }
 
+    async fn wait_for_its_end(&self) {
+        let ended = self.engine.docker.wait_container(&self.id, None::<WaitContainerOptions>);
+        // How it ended, or why that can't be told, is nobody's question any more.
+        let _ = tokio::time::timeout(END_WITHIN, std::pin::pin!(ended).next()).await;
+    }
+
     fn begin_removal(&mut self) -> Option<JoinHandle<()>> {
         if std::mem::replace(&mut self.is_going, true) {
             return None;
         }
         let (engine, id) = (self.engine.clone(), Arc::clone(&self.id));
         // Without a runtime the process is ending: the next start of its owner removes what carries its label.
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let runtime = Handle::try_current().ok()?;
         Some(runtime.spawn(async move { engine.remove_or_leave(&id).await }))
     }
 }

@@ -71,6 +71,60 @@ async fn what_waits_runs_the_code_that_is_laid_out_later_and_goes() {
     std::fs::remove_file(file).unwrap();
 }
 
+/// What the engine did with a container that is gone. It tells of whole seconds that have passed.
+async fn events_of(name: &str) -> String {
+    let filter = format!("container={name}");
+    let events = ["--since", "10m", "--until", "0s", "--format", "{{.Action}}"];
+    eventually("its end is told", LONG, async || {
+        let told = docker(&[&["events", "--filter", &filter][..], &events].concat());
+        told.contains("destroy").then_some(told)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_ended_well_ends_by_itself_and_what_does_not_is_killed() {
+    let (parked, file, name) = park(&[]).await;
+    let code = "open('/output.json', 'w').write('1')";
+    std::fs::write(&file, code).unwrap();
+    let (outcome, spent) = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+    assert_eq!(outcome.end, End::Exited(0));
+    spent.remove().await;
+    assert!(!container_exists(&name));
+    let events = events_of(&name).await;
+    assert!(events.contains("die") && !events.contains("kill"), "{events}");
+    std::fs::remove_file(file).unwrap();
+
+    let (parked, file, name) = park(&[]).await;
+    // One that it leaves stops the runner, once that has reported.
+    let code = "
+import os, signal, time
+open('/output.json', 'w').write('1')
+runner = os.getppid()
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(0.5)
+    while True:
+        os.kill(runner, signal.SIGSTOP)
+        time.sleep(0.01)
+";
+    std::fs::write(&file, code).unwrap();
+    let (outcome, spent) = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+    assert_eq!(outcome.end, End::Exited(0));
+    eventually("the runner is stopped", LONG, async || {
+        docker(&["top", &name, "-o", "pid,stat,args"])
+            .lines()
+            .any(|line| line.contains(" T") && line.contains("runner.py"))
+            .then_some(())
+    })
+    .await;
+    spent.remove().await;
+    assert!(!container_exists(&name));
+    let events = events_of(&name).await;
+    assert!(events.contains("kill"), "{events}");
+    std::fs::remove_file(file).unwrap();
+}
+
 #[tokio::test]
 async fn other_code_than_was_laid_out_counts_for_nothing() {
     let (parked, file, name) = park(&[]).await;
