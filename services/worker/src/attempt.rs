@@ -139,7 +139,7 @@ impl Worker {
         // Of a later attempt, the wait holds the attempts before it.
         if task.attempt == 1 {
             let path = match &left {
-                Left::Parked(_) => "parked",
+                Left::Parked(used) => used.path,
                 Left::Plain(_) => "plain",
             };
             let TaskTimings { queued_ms, fetch_ms, start_ms, .. } = report.timings;

@@ -127,7 +127,7 @@ impl Execution<'_> {
         naming.abort();
         match ran {
             Ok(ran) => {
-                metrics::started("parked");
+                metrics::started(ran.1.path);
                 Some(ran)
             }
             Err(error) => {

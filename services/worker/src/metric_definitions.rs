@@ -19,7 +19,7 @@ const STATUSES: [TaskStatus; 6] = [
 ];
 const CACHE_OUTCOMES: [CacheOutcome; 3] =
     [CacheOutcome::Hit, CacheOutcome::Miss, CacheOutcome::Failover];
-const PATHS: [&str; 2] = ["parked", "plain"];
+const PATHS: [&str; 3] = ["parked", "started", "plain"];
 const WARM_UPS: [&str; 8] =
     ["pulled", "code", "here", "left_out", "no_room", "not_ours", "not_passed", "failed"];
 
@@ -63,7 +63,7 @@ fn describe_tasks() {
     describe_histogram!(
         "mecapy_task_start_seconds",
         Unit::Seconds,
-        "From a task's request to its function's start, of first attempts; cache HIT: its image was here; path: parked or plain"
+        "From a task's request to its function's start, of first attempts; cache HIT: its image was here; path: parked, started or plain"
     );
     describe_histogram!(
         "mecapy_task_run_seconds",
@@ -73,7 +73,7 @@ fn describe_tasks() {
     describe_counter!(
         "mecapy_task_starts_total",
         Unit::Count,
-        "How functions were started: parked, in a container that waited; plain, in one of their own"
+        "How functions were started: parked, in a container that waited; started, in one that was started for them of what is here of their dependencies; plain, in one of their own image"
     );
     describe_counter!(
         "mecapy_tasks_offered_total",
@@ -149,7 +149,7 @@ fn tasks(status: TaskStatus) -> Counter {
     counter!("mecapy_tasks_total", "status" => status.as_str_name())
 }
 
-/// From a task's request to its function's start. `path` is parked or plain.
+/// From a task's request to its function's start. `path` is parked, started or plain.
 pub(crate) fn began(cache: CacheOutcome, path: &'static str, took: Duration) {
     task_start(cache, path).record(took.as_secs_f64());
 }
@@ -259,7 +259,7 @@ pub(crate) fn park(is_ok: bool, took: Duration) {
     histogram!("mecapy_park_seconds", "outcome" => outcome).record(took.as_secs_f64());
 }
 
-/// How a function was started: parked, or plain.
+/// How a function was started: parked, started, or plain.
 pub(crate) fn started(path: &'static str) {
     starts(path).increment(1);
 }

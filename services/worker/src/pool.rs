@@ -30,8 +30,9 @@ use crate::slot::{Name, Names, Slot};
 /// On every parked container; the value is the slot's name.
 pub(crate) const PARKED_LABEL: &str = "org.mecapy.parked";
 
-/// A container that is being started is worth waiting for: a new one would take longer.
-const WAIT_FOR_A_START: Duration = Duration::from_secs(2);
+/// How long a task waits for a container that is being started before it tries one of its own image. That would wait
+/// for the same engine.
+const WAIT_FOR_A_START: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for starts.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -145,31 +146,34 @@ impl Pool {
         self.0.names.contain(slot)
     }
 
-    /// A container for this code, if one waits or is about to.
+    /// A container for this code: one that waits, one that is about to, or else one that is started for it, which needs
+    /// nothing from a registry. None: nothing here has its dependencies.
     pub(crate) async fn take(&self, code: &Code) -> Option<Slot> {
         if !self.is_on() {
             return None;
         }
         let coming = {
-            let mut shelves = self.shelves();
+            let (mut shelves, now) = (self.shelves(), self.now());
             let shelf = shelves.get_mut(&code.key)?;
-            shelf.ask(self.now(), &code.imports);
-            match shelf.take(code.early_imports) {
-                Some(slot) => Ok(slot),
-                // What is being started may import.
-                None if !code.early_imports => Err(None),
-                None => Err(shelf.wait_for_a_start()),
-            }
-        };
-        match coming {
+            shelf.ask(now, &code.imports);
             // Another is started when this one's task has ended, or at the next look: a start takes the machine more
             // than a short task, which would wait for it.
-            Ok(slot) => Some(slot),
-            Err(coming) => {
-                self.look_again();
-                tokio::time::timeout(WAIT_FOR_A_START, coming?).await.ok()?.ok()
+            if let Some(slot) = shelf.take(code.early_imports) {
+                return Some(slot);
             }
-        }
+            // What is being started may import.
+            if !code.early_imports {
+                return None;
+            }
+            let coming = shelf.claim(now)?;
+            if shelf.owes_a_start() {
+                let start = self.begin_start(code.key, shelf);
+                self.0.starts.spawn(self.clone().start(start));
+            }
+            coming
+        };
+        self.look_again();
+        tokio::time::timeout(WAIT_FOR_A_START, coming).await.ok()?.ok()
     }
 
     /// Says that a task has ended, and that there is time to start another container.
@@ -253,7 +257,8 @@ impl Pool {
         }
         self.0.is_seen.store(true, Ordering::Relaxed);
         let has_imports = !imports.is_empty();
-        Ok(Slot { parked, place, image: Arc::clone(image), name, has_imports })
+        let image = Arc::clone(image);
+        Ok(Slot { parked, place, image, name, has_imports, has_waited: false })
     }
 
     fn name(&self) -> Name {

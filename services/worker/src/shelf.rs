@@ -80,15 +80,21 @@ impl Shelf {
         }
     }
 
-    /// The promise of a container that is being started, if one is that nobody else waits for.
-    pub(crate) fn wait_for_a_start(&mut self) -> Option<Coming> {
+    /// The promise of a container that is being started, or will be ([`Self::owes_a_start`]). None: the last starts
+    /// failed, and it is too early to try again.
+    pub(crate) fn claim(&mut self, now: f64) -> Option<Coming> {
         self.claims.retain(|claim| !claim.is_closed());
-        if self.claims.len() >= self.starting {
+        if now < self.not_before && self.claims.len() >= self.starting {
             return None;
         }
         let (claim, coming) = oneshot::channel();
         self.claims.push_back(claim);
         Some(coming)
+    }
+
+    /// Whether more was promised than is being started.
+    pub(crate) fn owes_a_start(&self) -> bool {
+        self.claims.len() > self.starting
     }
 
     pub(crate) fn put(&mut self, mut slot: Slot, bytes: Option<u64>) {
@@ -101,6 +107,7 @@ impl Shelf {
                 Err(back) => slot = back,
             }
         }
+        slot.has_waited = true;
         self.waiting.push_back(slot);
     }
 

@@ -23,11 +23,15 @@ pub(crate) struct Slot {
     pub name: Name,
     /// Whether it has imported modules ahead.
     pub has_imports: bool,
+    /// Whether it was there before its task.
+    pub has_waited: bool,
 }
 
 /// A slot that has had its turn. Dropping it removes the container, and makes room for another.
 #[derive(Debug)]
 pub(crate) struct Used {
+    /// How its function was started, as the metrics have it.
+    pub path: &'static str,
     // In this order: the container goes before the file that it sees.
     spent: Spent,
     _place: CodePlace,
@@ -82,6 +86,7 @@ impl Slot {
         live: OutputSink,
         cancel: &CancellationToken,
     ) -> Result<(RunOutcome, Used), NotRun> {
+        let path = if self.has_waited { "parked" } else { "started" };
         let Self { parked, place, image, name, .. } = self;
         let began = Instant::now();
         place.fill(code)?;
@@ -90,7 +95,7 @@ impl Slot {
             Turn { inputs, timeout: limits.timeout, code_sha256: code.sha256(), live: Some(live) };
         let (mut outcome, spent) = parked.run(turn, cancel).await?;
         outcome.timings.start = laid_out;
-        Ok((outcome, Used { spent, _place: place, _image: image, _name: name }))
+        Ok((outcome, Used { path, spent, _place: place, _image: image, _name: name }))
     }
 
     /// Returns when the container is gone.

@@ -26,7 +26,7 @@ const START_WITHIN: Duration = Duration::from_secs(2);
 const REMOVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A container that is to be started.
-struct Start {
+pub(super) struct Start {
     key: PoolKey,
     image: Arc<Held>,
     imports: Vec<String>,
@@ -108,10 +108,15 @@ impl Pool {
             })
             .min_by_key(|(key, _)| shelves[key].waiting() + shelves[key].starting)?;
         let shelf = shelves.get_mut(&key)?;
+        let measure = shelf.wants_measure();
+        Some(Start { measure, ..self.begin_start(key, shelf) })
+    }
+
+    /// Counts a start, whose memory nobody waits to know.
+    pub(super) fn begin_start(&self, key: PoolKey, shelf: &mut Shelf) -> Start {
         shelf.starting += 1;
         let imports = if self.0.options.pool.imports { shelf.imports() } else { Vec::new() };
-        let image = Arc::clone(&shelf.image);
-        Some(Start { key, image, imports, measure: shelf.wants_measure() })
+        Start { key, image: Arc::clone(&shelf.image), imports, measure: false }
     }
 
     /// How many should wait for each.
@@ -136,7 +141,7 @@ impl Pool {
         }
     }
 
-    async fn start(self, start: Start) {
+    pub(super) async fn start(self, start: Start) {
         let Start { key, image, imports, measure } = start;
         let began = Instant::now();
         let made = self.make(&image, &imports).await;

@@ -5,7 +5,8 @@ use mecapy_testkit::eventually;
 
 use crate::containers::{containers_of, docker, parked_of};
 use crate::parked::{IS_PARKED, result, run_parked, without_root};
-use crate::world::{DOUBLE, LONG, World};
+use crate::published::primary;
+use crate::world::{DOUBLE, LONG, WAIT, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_and_dies_is_passed_over_and_replaced() {
@@ -69,5 +70,42 @@ async fn a_folder_that_cannot_be_used_leaves_the_plain_path() {
         assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
     }
     assert_eq!(parked_of(&worker.name), "");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_tasks_than_containers_that_wait_need_no_image_where_their_dependencies_are_here() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world
+        .worker_with_parked(|config| {
+            config.worker.slots = Some(4);
+            config.worker.pool.max_per_dependencies = 1;
+        })
+        .await;
+    let host = primary().await.host;
+    // Where the registry takes long for its code a task is not kept waiting for it; then it is another function's turn.
+    eventually("each gets a container for its code", LONG, async || {
+        let function = world.function(WAIT).await;
+        let mut ids = Vec::new();
+        for _ in 0..4 {
+            ids.push(world.send(&world.task(function.id, "{}")).await);
+        }
+        // All at once: none of them makes room for another.
+        for id in &ids {
+            world.until_it_runs(*id).await;
+        }
+        let mut hits = 0;
+        for id in ids {
+            let task = world.let_end(id).await;
+            assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+            hits += usize::from(task.cache.as_deref() == Some("HIT"));
+        }
+        let image = format!("{host}/{}@{}", function.repository, function.digest);
+        (hits == 4 && !world.is_here(&image)).then_some(())
+    })
+    .await;
     worker.stop().await;
 }
