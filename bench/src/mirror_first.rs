@@ -1,5 +1,6 @@
 //! A hundred function images on five sets of dependencies, none of them on the fallback yet: from `mirror.requested`
-//! to the end of the run, beside skopeo copy and docker pull, tag, push of the same images, one after another.
+//! to the end of the run, beside skopeo copy and docker pull, tag, push of the same images, one after another. The mirror
+//! and skopeo reach the registries by their own addresses, and Docker on loopback, each as in deploy/compose.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use anyhow::{Result, ensure};
 use mecapy_proto::v1::MirrorRequested;
 use mecapy_testkit::{Infra, Server};
 
-use crate::mirror_world::{Docker, FUNCTIONS, Skopeo, World};
+use crate::mirror_world::{Docker, FUNCTIONS, Skopeo, World, near};
 use crate::report::{Report, percentile};
 
 /// Each with servers that have seen nothing.
@@ -18,7 +19,8 @@ pub async fn measure() -> Result<Report> {
     let mut report = Report::new("mirror-first", RUNS);
     for run in 0..RUNS {
         let world = World::with_functions().await?;
-        let _mirror = world.start_mirror().await?;
+        let registries = world.registries().await?;
+        let _mirror = world.start_mirror_at(&registries).await?;
         let (took, totals) = world.mirror(MirrorRequested::default()).await?;
         ensure!(totals.mirrored as usize > FUNCTIONS, "{totals:?}");
         ours.push(took);
@@ -27,11 +29,11 @@ pub async fn measure() -> Result<Report> {
 
         // A fallback of its own for each peer, so that none finds what another brought.
         let own = Infra::start_open(&[Server::Fallback]).await;
-        let to = own.fallback();
-        if let Some(skopeo) = Skopeo::new(&[&world.system.primary, &to]).await? {
+        let ([from, _], to) = (&registries, near(own.fallback()).await?);
+        if let Some(skopeo) = Skopeo::new(&[from, &to]).await? {
             let began = Instant::now();
             for image in &world.images {
-                let from = format!("{}/{image}", world.system.primary.host);
+                let from = format!("{}/{image}", from.host);
                 skopeo.copy(&from, &format!("{}/{image}", to.host)).await?;
             }
             skopeo_times.push(began.elapsed());

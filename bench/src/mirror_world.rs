@@ -25,7 +25,8 @@ pub const FUNCTIONS: usize = 100;
 const DEPENDENCY_SETS: usize = 5;
 const DEPENDENCY_BYTES: usize = 15 << 20;
 const PATIENCE: Duration = Duration::from_secs(600);
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// A look costs the database and this process some of the two cores that the run has.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// As in the image of the services.
 pub const MALLOC: [(&str, &str); 3] = [
     ("MALLOC_ARENA_MAX", "2"),
@@ -105,7 +106,7 @@ impl World {
         Ok(Self { infra, system, primary, images: Vec::new() })
     }
 
-    /// A hundred functions on five sets of dependencies, each used. The registries ask for no password.
+    /// A hundred functions on five sets of dependencies, each used. The registries ask for no password, and have no disk.
     pub async fn with_functions() -> Result<Self> {
         mecapy_service::install_tls();
         let mut world = Self::on(Infra::start_open(&Server::ALL).await).await?;
