@@ -3,6 +3,11 @@
 "use strict";
 
 (() => {
+  // On a narrow screen the menu scrolls: where one is, is in sight.
+  const menu = document.querySelector(".top nav ul");
+  const here = menu?.querySelector("[aria-current]");
+  if (here) menu.scrollLeft = here.offsetLeft - menu.offsetLeft - (menu.clientWidth - here.offsetWidth) / 2;
+
   const address = document.body.dataset.live;
   if (!address || !window.EventSource) return;
 

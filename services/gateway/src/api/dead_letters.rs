@@ -4,10 +4,9 @@ use mecapy_bus::dead_letters::{self, DeadLetter};
 use mecapy_store::audit;
 use serde_json::json;
 
+use super::lists::{Listed, PAGE};
 use super::{Api, act};
 use crate::{Caller, Error};
-
-const PAGE: usize = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LetterAction {
@@ -30,9 +29,10 @@ impl Api {
         &self,
         caller: &Caller,
         after: u64,
-    ) -> Result<Vec<DeadLetter>, Error> {
+    ) -> Result<Listed<DeadLetter>, Error> {
         caller.must_see_all()?;
-        Ok(dead_letters::list(self.0.system.bus(), after, PAGE).await?)
+        let found = dead_letters::list(self.0.system.bus(), after, PAGE as usize + 1).await?;
+        Ok(Listed::of(found, |letter| letter.id.to_string()))
     }
 
     pub(crate) async fn dead_letter(&self, caller: &Caller, id: u64) -> Result<DeadLetter, Error> {

@@ -7,7 +7,7 @@ use mecapy_bus::dead_letters::DeadLetter;
 use serde::Deserialize;
 
 use super::layout::{self, Frame, Section};
-use super::parts::{csrf, empty, facts, link, notice, table};
+use super::parts::{csrf, empty, facts, notice, pager, table};
 use super::problem::Answer;
 use super::session::Act;
 use super::text;
@@ -30,10 +30,11 @@ pub(super) async fn list(
     Query(query): Query<ListQuery>,
 ) -> Answer {
     let after = if query.page_token.is_empty() { 0 } else { number(&query.page_token)? };
-    let letters = gateway.api.dead_letters(&session.caller, after).await?;
+    let listed = gateway.api.dead_letters(&session.caller, after).await?;
+    let letters = &listed.rows;
     let may = session.caller.must_operate().is_ok();
     let rows = html! {
-        @for letter in &letters {
+        @for letter in letters {
             tr {
                 @if may {
                     td { input type="checkbox" name="id" value=(letter.id) aria-label={ "Dead letter " (letter.id) }; }
@@ -53,7 +54,7 @@ pub(super) async fn list(
     } else {
         &["Number", "Subject", "Reason", "Service", "Deliveries", "When"]
     };
-    let next = letters.last().map(|letter| letter.id.to_string());
+    let filters = [("page_token", query.page_token.as_str())];
     let content = html! {
         (notice(&query.notice))
         @if may && !letters.is_empty() {
@@ -67,9 +68,7 @@ pub(super) async fn list(
         } @else {
             (table("letters", "Dead letters, the oldest first", headers, &rows))
         }
-        @if let Some(next) = &next {
-            nav.pager aria-label="Pages" { a href=(link("/console/dead-letters", &[], Some(next))) { "Later ones" } }
-        }
+        (pager("/console/dead-letters", &filters, listed.next.as_deref()))
     };
     let frame = Frame {
         session: &session,
@@ -96,6 +95,7 @@ pub(super) async fn one(
             ("Trace", html! {
                 @match trace_id(&letter) { Some(id) => code { (text::line(id)) }, None => "–" }
             }),
+            ("About", about(&letter)),
         ]))
         @if session.caller.must_operate().is_ok() {
             div.buttons {
@@ -110,6 +110,18 @@ pub(super) async fn one(
     let frame =
         Frame { session: &session, section: Section::DeadLetters, title: &title, live: None };
     Ok(layout::page(&frame, &content))
+}
+
+/// What its body is about: there its waterfall is, with this trace in it.
+fn about(letter: &DeadLetter) -> Markup {
+    let id = |key: &str| letter.body[key].as_str().and_then(|id| id.parse::<uuid::Uuid>().ok());
+    html! {
+        @match (id("taskId"), id("buildId")) {
+            (Some(id), _) => a href={ "/console/tasks/" (id) } { "task " (id) },
+            (None, Some(id)) => a href={ "/console/builds/" (id) } { "build " (id) },
+            (None, None) => "–",
+        }
+    }
 }
 
 fn action_button(session: &Session, letter: &DeadLetter) -> Markup {

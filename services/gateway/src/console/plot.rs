@@ -90,7 +90,9 @@ pub(super) fn usage(days: &[(NaiveDate, i64)]) -> Markup {
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 64.0;
+const LEFT: f64 = 84.0;
+/// Of a day's name, as large as on a narrow screen.
+const DAY_WIDTH: f64 = 110.0;
 const BOTTOM: f64 = 28.0;
 const TOP: f64 = 12.0;
 
@@ -152,8 +154,13 @@ pub(super) fn storage(storage: &Storage) -> Markup {
                 }
                 line.grid x1=(x(0.0)) x2=(x(0.0)) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
                 polyline.line points=(line.join(" ")) {}
-                text.label x=(LEFT) y=(HEIGHT - 8.0) { (first.to_string()) }
-                text.label x=(x(0.0)) y=(HEIGHT - 8.0) text-anchor="middle" { (newest.to_string()) }
+                // Where there is room for it beside today's.
+                @if x(0.0) - LEFT > 1.5 * DAY_WIDTH {
+                    text.label x=(LEFT) y=(HEIGHT - 8.0) { (first.to_string()) }
+                }
+                text.label x=(x(0.0)) y=(HEIGHT - 8.0) text-anchor=(if x(0.0) - LEFT > DAY_WIDTH / 2.0 { "middle" } else { "start" }) {
+                    (newest.to_string())
+                }
                 text.label x=(WIDTH - 4.0) y=(HEIGHT - 8.0) text-anchor="end" {
                     ((*newest + chrono::Days::new(ahead as u64)).to_string())
                 }
@@ -206,6 +213,16 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("class=\"trend\"") && shown.contains("class=\"spread\""));
+    }
+
+    #[test]
+    fn days_are_named_where_there_is_room_for_their_names() {
+        let few = storage(&of(&[10, 20])).into_string();
+        assert!(!few.contains("2026-01-01") && few.contains("2026-01-02"), "{few}");
+        assert!(few.contains("text-anchor=\"start\""), "{few}");
+        let many = storage(&of(&(10..70).collect::<Vec<_>>())).into_string();
+        assert!(many.contains("2026-01-01") && many.contains("2026-03-01"), "{many}");
+        assert!(many.contains("text-anchor=\"middle\"") && !many.contains("text-anchor=\"start\""));
     }
 
     #[test]

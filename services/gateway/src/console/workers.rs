@@ -59,7 +59,8 @@ fn overview(session: &Session, workers: &[WorkerStatus], orders: &[DrainOrder]) 
                 td {
                     (badge(state)) (given(order))
                     // Here, where it is seen on a narrow screen too.
-                    @if may { div { (action(session, &worker.name, order.is_some())) } }
+                    // Also who is drained by an order that can't be read.
+                    @if may { div { (action(session, &worker.name, order.is_some() || worker.is_draining)) } }
                 }
                 td.number { (worker.running) " of " (worker.slots) }
                 td.number { (parked) " for " (worker.parked.len()) }

@@ -10,5 +10,6 @@ mod live;
 mod log_in;
 mod pages;
 mod registry;
+mod system;
 mod webhooks;
 mod workers;

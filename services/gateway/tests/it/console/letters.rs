@@ -4,7 +4,7 @@ use mecapy_proto::v1::BuildRequested;
 use mecapy_proto::{BuildId, Event as _};
 use mecapy_store::outbox::Message;
 
-use super::browser::Browser;
+use super::browser::{Browser, Page};
 use crate::door::{Door, OPS};
 
 /// As the bus keeps one.
@@ -48,6 +48,7 @@ async fn a_dead_letter_is_read_replayed_and_noted() {
     let page = ops.see(&format!("/console/dead-letters/{id}")).await;
     assert!(page.has(&build.to_string()), "the body is read: {}", page.text);
     assert!(page.has("0af7651916cd43dd8448eb211c80319c"));
+    assert_eq!(page.links("/console/builds/"), [format!("/console/builds/{build}")]);
 
     let done = ops.post("/console/dead-letters/replay", &[("id", &id.to_string())]).await;
     assert_eq!(done.header("location"), "/console/dead-letters?notice=replayed", "{}", done.text);
@@ -62,6 +63,24 @@ async fn a_dead_letter_is_read_replayed_and_noted() {
     .unwrap();
     assert_eq!(audit, [("replay".to_owned(), id.to_string(), "done".to_owned())]);
     assert_eq!(ops.get(&format!("/console/dead-letters/{id}")).await.status, 404);
+}
+
+#[tokio::test]
+async fn they_are_paged_by_number_the_oldest_first() {
+    let door = Door::open().await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    for _ in 0..51 {
+        bury(&door, BuildRequested::SUBJECT, "why", request().1).await;
+    }
+    let numbers = |page: &Page| page.links("/console/dead-letters/");
+    let first = ops.see("/console/dead-letters").await;
+    let next = first.links("/console/dead-letters?page_token=").pop().unwrap();
+    let last = ops.see(&next).await;
+    let all = [numbers(&first), numbers(&last)].concat();
+    let expected: Vec<String> =
+        (1..=51).map(|number| format!("/console/dead-letters/{number}")).collect();
+    assert_eq!((numbers(&first).len(), all), (50, expected));
+    assert!(!last.has("Next page") && last.has("First page"), "{}", last.text);
 }
 
 #[tokio::test]

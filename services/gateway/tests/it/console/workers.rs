@@ -1,6 +1,6 @@
 //! The page of workers: who is drained, and by whom.
 
-use mecapy_bus::{DrainOrder, Drains, WorkerStatus, Workers};
+use mecapy_bus::{DrainOrder, Drains, ParkedStatus, RegistryStatus, WorkerStatus, Workers};
 use mecapy_testkit::eventually;
 
 use super::browser::{Browser, Page};
@@ -55,6 +55,53 @@ async fn a_worker_is_drained_after_a_question_and_taken_back_at_once() {
     until(&door, &ops, &status(name), &[">free<", "Drain…"]).await;
     let audit = ops.see("/console/audit").await;
     assert!(audit.has("drain-worker") && audit.has("resume-worker"), "{}", audit.text);
+}
+
+#[tokio::test]
+async fn a_worker_shows_what_it_has_and_how_it_finds_the_registries() {
+    let door = Door::open().await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    let registry = |host: &str, breaker: &str| RegistryStatus {
+        host: host.to_owned(),
+        breaker: breaker.to_owned(),
+    };
+    let parked = |dependencies: &str, waiting, starting| ParkedStatus {
+        dependencies: dependencies.to_owned(),
+        waiting,
+        starting,
+    };
+    let status = WorkerStatus {
+        images: vec!["sha256:0123456789abcdef".into(), "sha256:fedcba9876543210".into()],
+        image_bytes: 245_000_000,
+        parked: vec![parked("numpy-of-one", 2, 1), parked("none-at-all", 3, 0)],
+        registries: vec![registry("primary.test", "open"), registry("fallback.test", "closed")],
+        ..status("one")
+    };
+    let shown = [
+        "1 of 4",
+        "5 for 2",
+        "2, 245MB",
+        "primary.test <span class=\"badge bad\">open<",
+        "fallback.test <span class=\"badge good\">closed<",
+        "<code>numpy-of-one</code></th><td class=\"number\">2</td><td class=\"number\">1</td>",
+        "<code>0123456789ab</code> <code>fedcba987654</code>",
+    ];
+    until(&door, &ops, &status, &shown).await;
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_read_is_lifted_by_the_same_button() {
+    let door = Door::open().await;
+    let ops = Browser::logged_in(&door, OPS).await;
+    let bucket = door.jetstream.get_key_value("drains").await.unwrap();
+    bucket.put("one", "{\"worker\": 7}".into()).await.unwrap();
+    // The worker obeys it, whoever gave it.
+    let drained = WorkerStatus { running: 0, is_draining: true, is_drained: true, ..status("one") };
+    until(&door, &ops, &drained, &[">drained<", "Take back"]).await;
+    Workers::new(door.bus.clone()).tell(&drained).await.unwrap();
+    let done = ops.post("/console/workers/resume", &[("name", "one")]).await;
+    assert_eq!(done.header("location"), "/console/workers?notice=resumed", "{}", done.text);
+    assert!(!Drains::new(door.bus.clone()).is_given("one").await.unwrap());
 }
 
 #[tokio::test]
