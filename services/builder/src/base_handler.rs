@@ -57,6 +57,7 @@ impl Handler<BaseBuild> for BaseHandler {
             built = self.builder.build(&asked.cell, asked.id, log.log(), &cancel) => built,
             never = watch_for_cancel(&self.pool, asked.id, &cancel) => match never {},
         };
+        log.is_whole();
         if matches!(built, Err(Error::Cancelled)) && has_gone_on(&self.pool, asked.id).await? {
             log.end().await;
             return Ok(Outcome::nothing());

@@ -247,6 +247,7 @@ impl Handler {
             built = self.builder.build(&request, log.log(), &cancel) => built,
             never = watch_for_cancel(&self.pool, id, &cancel) => match never {},
         };
+        log.is_whole();
         match built {
             Ok(built) => self.done(id, event, &request, built, log, began).await,
             Err(error) if error.is_transient() => {

@@ -72,6 +72,12 @@ impl KeptLog {
         }
     }
 
+    /// It grows no more, and is not kept by itself from here on: of a try that was overtaken the last lines would stand in
+    /// the place of the right ones.
+    pub fn is_whole(&self) {
+        self.keeping.abort();
+    }
+
     /// Writes all of it.
     pub async fn keep(&self) -> Result<(), mecapy_objects::Error> {
         self.kept.write().await

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mecapy_builder::{BaseBuilder, BaseHandler, BaseMatrix, Handler, Options};
@@ -13,9 +14,11 @@ use mecapy_proto::{BuildId, ErrorCode, Event, FunctionId, Owner};
 use mecapy_service::{Health, Secret};
 use mecapy_store::{BuildState, PgPool, builds, functions};
 use mecapy_testkit::{Infra, eventually};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{LONG, builder, engine, options, owner, primary};
+use crate::hostile_packages::{of, serve};
 
 pub struct Chain {
     bus: Bus,
@@ -352,6 +355,47 @@ async fn what_was_never_ours_to_build_is_told_too() {
     other.version = 5;
     chain.publish(&other).await;
     assert_eq!(code(chain.event(&other.build_id).await), "version-conflict");
+}
+
+#[tokio::test]
+async fn a_try_that_was_overtaken_leaves_the_log_of_the_other_alone() {
+    // The index never answers: the build goes on as long as it may, and says nothing.
+    let (asked, was_asked) = watch::channel(false);
+    let index = serve(Router::new().fallback(async move || {
+        asked.send_replace(true);
+        std::future::pending::<String>().await
+    }))
+    .await;
+    let chain = Chain::start_with(of(index)).await;
+    let request = chain.request("print()\n", "never==1.0\n");
+    chain.publish(&request).await;
+    was_asked.clone().wait_for(|was_asked| *was_asked).await.unwrap();
+    let id: BuildId = request.build_id.parse().unwrap();
+    let key = Key::build_log(id);
+    eventually("its log is on S3 while it runs", LONG, async || {
+        chain.object(key.as_str()).await.filter(|log| log.contains("resolving"))
+    })
+    .await;
+
+    // Another try has ended it meanwhile, as after a time without NATS.
+    let other = "building\nthe image is v1\n";
+    chain.objects.put(&key, other.into()).await.unwrap();
+    let left = builds::Built {
+        staging_image: "r/s".into(),
+        digest: "sha256:00".into(),
+        tag: "v1".into(),
+        size_bytes: 1,
+        dependency_image: String::new(),
+        lock_key: None,
+        log_key: key.to_string(),
+        duration_ms: 1,
+    };
+    assert!(builds::built(&mut chain.pool.acquire().await.unwrap(), id, &left).await.unwrap());
+    chain.nothing_is_left_to_do().await;
+    assert_eq!(chain.object(key.as_str()).await.as_deref(), Some(other));
+    assert_eq!(chain.events::<BuildFailed>(&request.build_id).await, []);
+    assert_eq!(chain.events::<BuildDone>(&request.build_id).await, []);
+    assert_eq!(chain.dead_letters().await, [""; 0]);
 }
 
 #[tokio::test]
