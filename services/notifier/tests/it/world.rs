@@ -247,14 +247,22 @@ impl World {
     /// Changes a delivery while nobody tries it: by itself it is tried 5 s after its first failure, and at its end a try
     /// writes down when the next is due, by what it knew when it began.
     async fn between_tries(&self, change: &str, delivery: Uuid) {
-        let update =
-            format!("update webhook_deliveries {change} where id = $1 and leased_until is null");
         eventually("no try is under way", PATIENCE, async || {
-            let query = sqlx::query(sqlx::AssertSqlSafe(update.as_str())).bind(delivery);
-            let changed = query.execute(&self.pool).await.unwrap();
-            (changed.rows_affected() == 1).then_some(())
+            self.unless_tried(change, delivery).await.then_some(())
         })
         .await;
+    }
+
+    /// If nobody tries it now, it is due.
+    pub async fn hurry(&self, delivery: Uuid) {
+        self.unless_tried("set next_attempt_at = now()", delivery).await;
+    }
+
+    async fn unless_tried(&self, change: &str, delivery: Uuid) -> bool {
+        let update =
+            format!("update webhook_deliveries {change} where id = $1 and leased_until is null");
+        let query = sqlx::query(sqlx::AssertSqlSafe(update)).bind(delivery);
+        query.execute(&self.pool).await.unwrap().rows_affected() == 1
     }
 
     pub async fn dead_letters(&self) -> Vec<dead_letters::DeadLetter> {
