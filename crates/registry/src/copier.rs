@@ -102,15 +102,17 @@ impl Copier {
         progress: &ProgressSink,
     ) -> Result<Brought, Error> {
         let to = Target { repository: repository.to_owned(), ..Target::default() };
-        // Most are new there, so what the image is made of is read meanwhile.
-        let (look, plan) = futures::join!(
-            self.look(from, &to),
-            Plan::read(&from.registry, &from.repository, &from.digest)
-        );
-        let (report, verified) = match look?.is_whole {
-            true => Default::default(),
-            false => self.content(from, &to, plan?, progress).await?,
+        // Hardly one is there already, and to copy one again moves no more than what is small: that is not looked for.
+        let plan = match Plan::read(&from.registry, &from.repository, &from.digest).await {
+            Ok(plan) => plan,
+            // Unless it was copied before it went from its source.
+            Err(gone) if gone.is_not_found() && self.look(from, &to).await?.is_whole => {
+                let manifest = self.0.to.manifest(repository, &from.digest.to_string()).await?;
+                return Ok(Brought { report: CopyReport::default(), manifest });
+            }
+            Err(error) => return Err(error),
         };
+        let (report, verified) = self.content(from, &to, plan, progress).await?;
         let manifest = match verified {
             Some(manifest) => manifest,
             None => self.0.to.manifest(repository, &from.digest.to_string()).await?,

@@ -254,7 +254,29 @@ async fn a_new_layer_of_code_alone_costs_few_calls() {
     assert!(brought.report.bytes_sent < 2_000, "{:?}", brought.report);
     // Config and code; what is below is known to be there.
     assert_eq!([0, 1].map(|at| after.0[at] - before.0[at]), [1, 2]);
-    assert_eq!([0, 1, 2, 3, 4, 5].map(|at| after.1[at] - before.1[at]), [1, 0, 2, 2, 1, 1]);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(|at| after.1[at] - before.1[at]), [0, 0, 2, 2, 1, 1]);
+}
+
+#[tokio::test]
+async fn an_image_that_was_brought_and_is_gone_from_its_source_is_there() {
+    let (from, to, repository) = (primary().await, fallback().await, unique("copy"));
+    let image = push(&from, &repository, Family::Oci, &[("a", noise(&repository, 10_000))]).await;
+    let lost = push(&from, &repository, Family::Oci, &[("b", "b".into())]).await;
+    let copier = Copier::new(to);
+    let bring = async |image: &Manifest| {
+        let from = source(&from, &repository, image);
+        copier.bring_image(&from, &repository, &ProgressSink::none()).await
+    };
+    let first = bring(&image).await.unwrap();
+    assert_eq!(first.report.bytes_sent, image.size_bytes().unwrap());
+    // Again, it is put again, and what is not small is not sent.
+    let again = bring(&image).await.unwrap();
+    assert_eq!((again.report.bytes_sent, &again.manifest), (0, &image));
+    for gone in [&image, &lost] {
+        from.delete_manifest(&repository, &gone.digest).await.unwrap();
+    }
+    assert_eq!(bring(&image).await.unwrap().manifest, image);
+    assert!(bring(&lost).await.unwrap_err().is_not_found());
 }
 
 /// A destination with one image, and where its tags lead. It knows conditional calls.
