@@ -44,13 +44,8 @@ step() {
 skip() { printf '  %-58s %s\n' "$1" "already there"; }
 
 # The Compose that is here: the plugin (v2) or Debian's docker-compose (1.29).
-compose() {
-  if docker compose version >/dev/null 2>&1; then
-    docker compose "$@"
-  else
-    docker-compose "$@"
-  fi
-}
+compose_command() { if docker compose version >/dev/null 2>&1; then echo "docker compose"; else echo docker-compose; fi; }
+compose() { $(compose_command) "$@"; }
 
 # The CA bundle that this user has configured for TLS, empty when there is none.
 ca_bundle() {

@@ -46,7 +46,8 @@ pub struct Global {
     /// A file with the API token [env: MECAPY_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// The services' configuration file, for setup, dlq, status and workers; MECAPY_* variables come on top of it
+    /// The services' configuration file, for what operators do without the gateway: all of setup, status, dlq, base,
+    /// mirror and cleanup, and the list of workers; MECAPY_* variables come on top of it
     #[arg(long, global = true, env = "MECAPY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -142,6 +143,9 @@ pub enum Functions {
         /// A build, or a function for its newest build
         #[arg(value_name = "BUILD_ID|FUNCTION_ID")]
         target: Target,
+        /// Show it as it grows, until the build ends: as watch does
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Stop a build; one that is built already goes on
     Cancel {

@@ -39,10 +39,10 @@ pub async fn run(command: Functions, session: &Session) -> anyhow::Result<Exit> 
             );
             Ok(Exit::Done)
         }
-        Functions::Watch { target } => {
+        Functions::Watch { target } | Functions::Logs { target, follow: true } => {
             follow(build(target, &client).await?, session, &client).await
         }
-        Functions::Logs { target } => {
+        Functions::Logs { target, follow: false } => {
             let log = client.build_log(build(target, &client).await?).await?;
             if session.output.is_json() {
                 let log = serde_json::json!({ "log": String::from_utf8_lossy(&log) });

@@ -20,23 +20,35 @@ pub struct Servers {
     pub nats: mecapy_bus::Options,
     pub postgres: mecapy_store::Options,
     pub s3: mecapy_objects::Options,
+    /// No file says which they are.
+    #[serde(skip)]
+    without_file: bool,
 }
 
 impl Servers {
     pub fn read(config: Option<&Path>) -> anyhow::Result<Self> {
-        Ok(mecapy_service::check(config)?)
+        let servers: Self = mecapy_service::check(config)?;
+        Ok(Self { without_file: config.is_none(), ..servers })
     }
 
     pub async fn bus(&self) -> Result<Bus, Stop> {
-        self.connect_nats()
-            .await
-            .map_err(|reason| Stop::Unreachable(format!("NATS at {}: {reason}", self.nats_shown())))
+        let connected = self.connect_nats().await;
+        connected.map_err(|reason| self.unreachable("NATS", &self.nats_shown(), &reason))
     }
 
     pub async fn pool(&self) -> Result<PgPool, Stop> {
-        self.connect_postgres().await.map_err(|reason| {
-            Stop::Unreachable(format!("PostgreSQL at {}: {reason}", self.postgres_shown()))
-        })
+        let connected = self.connect_postgres().await;
+        connected.map_err(|reason| self.unreachable("PostgreSQL", &self.postgres_shown(), &reason))
+    }
+
+    fn unreachable(&self, server: &str, address: &str, reason: &str) -> Stop {
+        let mut said = format!("{server} at {address}: {reason}");
+        if self.without_file {
+            said.push_str(
+                " (no --config names the servers; with Compose: docker-compose run --rm setup mecapy …)",
+            );
+        }
+        Stop::Unreachable(said)
     }
 
     /// The connection, or why there is none.

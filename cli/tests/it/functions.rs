@@ -126,6 +126,9 @@ async fn a_build_that_the_scan_rejects_exits_3() {
         .expect(3);
     assert!(ended.stdout.contains("1 critical"), "{ended:#?}");
     mecapy(&["functions", "watch", BUILD, "--json", "--url", &gateway.url]).await.expect(3);
+    // Who knows `logs -f` of other programs finds it here.
+    let followed = mecapy(&["functions", "logs", "-f", BUILD, "--url", &gateway.url]).await;
+    assert!(followed.expect(3).stdout.contains("1 critical"));
 }
 
 #[tokio::test]

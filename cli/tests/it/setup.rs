@@ -1,7 +1,7 @@
 use mecapy_testkit::{Infra, Server};
 
 use crate::fake_gateway::{FakeGateway, Reply};
-use crate::program::{Running, mecapy};
+use crate::program::{Running, command, mecapy};
 use crate::servers::Servers;
 
 #[tokio::test]
@@ -85,4 +85,17 @@ async fn status_asks_the_services_that_are_named() {
     assert!(ended.stdout.contains("worker   ready\n"), "{ended:#?}");
     assert!(ended.stdout.contains("builder  not ready  nats: gone\n"), "{ended:#?}");
     assert_eq!(waiting.lines(), ["GET /readyz"]);
+}
+
+#[tokio::test]
+async fn who_asks_servers_that_nobody_has_named_is_told_how_to_name_them() {
+    let nowhere = mecapy_testkit::free_port();
+    let asked = command(&["workers"])
+        .env("MECAPY_NATS__URL", format!("nats://127.0.0.1:{}", nowhere.number))
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert_eq!(asked.status.code(), Some(5), "{said}");
+    assert!(said.contains("NATS at nats://127.0.0.1") && said.contains("--config"), "{said}");
 }
