@@ -34,6 +34,9 @@ pub(super) async fn page(
     let content = html! {
         (notice(&query.notice))
         (images("current", "What functions are built on now", &bases.current))
+        @if bases.current.is_empty() {
+            p.quiet { "No run has made one yet: functions are built on what the registry has under the name of their base." }
+        }
         p { a href="/console/bases/stale" { "Functions on an older base image" } }
         @if session.caller.must_operate().is_ok() {
             (button(&session, "/console/bases/build", "Build the base images"))

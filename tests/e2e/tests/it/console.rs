@@ -84,6 +84,12 @@ async fn fits(chromium: &Chromium) {
         .await
         .unwrap();
     assert_eq!(wide, 0, "{address}");
+    // The menu scrolls there: once it is loaded so, where one is can be seen.
+    chromium.go(&address).await.unwrap();
+    let is_seen = "
+        const here = document.querySelector('.top nav [aria-current]').getBoundingClientRect();
+        return here.left >= 0 && here.right <= innerWidth";
+    assert_eq!(chromium.script(is_seen).await.unwrap(), true, "{address}");
     chromium.width(1280).await.unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! One trace from the HTTP request through every service to the container's end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use mecapy_e2e::{Service, System};
@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use reqwest::Method;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -20,9 +21,27 @@ use tonic::{Request, Response, Status};
 
 use crate::{DOUBLE, PATIENCE};
 
-/// Keeps (service, span name, trace id) of what it receives over OTLP.
+/// What is kept of a span.
+#[derive(Debug, Clone)]
+struct Seen {
+    service: String,
+    name: String,
+    trace: String,
+    attributes: BTreeMap<String, String>,
+}
+
+/// Keeps what it receives over OTLP.
 #[derive(Debug, Clone, Default)]
-struct Collector(Arc<Mutex<Vec<(String, String, String)>>>);
+struct Collector(Arc<Mutex<Vec<Seen>>>);
+
+fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+    let text = |value: AnyValue| match value.value? {
+        Value::StringValue(text) => Some(text),
+        Value::IntValue(number) => Some(number.to_string()),
+        _ => None,
+    };
+    attributes.into_iter().filter_map(|pair| Some((pair.key, text(pair.value?)?))).collect()
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -32,17 +51,15 @@ impl TraceService for Collector {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut spans = self.0.lock().unwrap();
         for resource in request.into_inner().resource_spans {
-            let attributes = resource.resource.unwrap_or_default().attributes;
-            let service = attributes
-                .into_iter()
-                .filter(|attribute| attribute.key == "service.name")
-                .find_map(|attribute| match attribute.value?.value? {
-                    Value::StringValue(name) => Some(name),
-                    _ => None,
-                })
-                .unwrap_or_default();
+            let of_service = texts(resource.resource.unwrap_or_default().attributes);
+            let service = of_service.get("service.name").cloned().unwrap_or_default();
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                spans.push((service.clone(), span.name, hex::encode(span.trace_id)));
+                spans.push(Seen {
+                    service: service.clone(),
+                    name: span.name,
+                    trace: hex::encode(span.trace_id),
+                    attributes: texts(span.attributes),
+                });
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -67,15 +84,37 @@ impl Collector {
         let spans = self.0.lock().unwrap();
         spans
             .iter()
-            .filter(|(_, _, id)| id == trace)
-            .map(|(service, name, _)| (service.clone(), name.clone()))
+            .filter(|span| span.trace == trace)
+            .map(|span| (span.service.clone(), span.name.clone()))
             .collect()
+    }
+
+    /// What a span of a trace says of itself; of several, any.
+    fn attributes(&self, trace: &str, name: &str) -> BTreeMap<String, String> {
+        let spans = self.0.lock().unwrap();
+        let found = spans.iter().find(|span| span.trace == trace && span.name == name);
+        found.unwrap_or_else(|| panic!("no {name} in {trace}")).attributes.clone()
+    }
+
+    /// Waits until one trace has all of these spans of a service; which.
+    async fn trace_with(&self, service: &str, names: &[&str]) -> String {
+        eventually(&format!("a trace of {service} with {names:?}"), PATIENCE, async || {
+            let traces: BTreeSet<String> =
+                self.0.lock().unwrap().iter().map(|span| span.trace.clone()).collect();
+            let is_it = |trace: &String| {
+                let spans = self.spans(trace);
+                names.iter().all(|name| spans.contains(&(service.to_owned(), (*name).to_owned())))
+            };
+            traces.into_iter().find(is_it)
+        })
+        .await
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_goes_from_the_request_to_the_containers_end() {
-    let (collector, telemetry) = Collector::start().await;
+    let (collector, mut telemetry) = Collector::start().await;
+    telemetry.push_str("[mirror]\nschedule = \"* * * * *\"\n");
     let system = System::start_with(Infra::shared().await, &telemetry).await.unwrap();
 
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -121,6 +160,57 @@ async fn one_trace_goes_from_the_request_to_the_containers_end() {
         whole.then_some(())
     })
     .await;
+
+    // In the words of OpenTelemetry's conventions.
+    let digest = ready["docker_image"].as_str().unwrap().rsplit_once('@').unwrap().1;
+    let primary = system.primary.host.rsplit_once(':').unwrap().0;
+    for (name, attributes) in [
+        (
+            "POST /functions",
+            &[
+                ("http.request.method", "POST"),
+                ("http.route", "/functions"),
+                ("http.response.status_code", "202"),
+                ("url.path", "/functions"),
+                ("url.scheme", "http"),
+                ("server.address", "127.0.0.1"),
+                ("network.protocol.version", "1.1"),
+            ][..],
+        ),
+        (
+            "process build.requested",
+            &[
+                ("messaging.system", "nats"),
+                ("messaging.operation.type", "process"),
+                ("messaging.destination.name", "build.requested"),
+            ],
+        ),
+        (
+            "PUT manifest_put",
+            &[
+                ("http.request.method", "PUT"),
+                ("http.response.status_code", "201"),
+                ("server.address", primary),
+            ],
+        ),
+        ("run", &[("oci.manifest.digest", digest)]),
+    ] {
+        let said = collector.attributes(trace, name);
+        for (key, value) in attributes {
+            assert_eq!(
+                said.get(*key).map(String::as_str),
+                Some(*value),
+                "{name}: {key} in {said:?}"
+            );
+        }
+    }
+
+    // A tick of a schedule begins a trace, and what comes of it is in it.
+    let scheduled = collector
+        .trace_with("mirror", &["tick", "publish mirror.requested", "process mirror.requested"])
+        .await;
+    let tick = collector.attributes(&scheduled, "tick");
+    assert_eq!(tick.get("schedule.expression").map(String::as_str), Some("* * * * *"));
 
     // The same from what the services recorded, in the log, and beside the metrics.
     let build = ready["build_id"].as_str().unwrap();

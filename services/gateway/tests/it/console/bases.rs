@@ -47,7 +47,12 @@ async fn functions(door: &Door, count: usize, digest: &str) {
 async fn a_base_image_shows_where_it_is_and_a_run_who_asked_and_what_became_of_it() {
     let door = Door::open().await;
     let ops = Browser::logged_in(&door, OPS).await;
-    assert!(ops.see("/console/bases").await.has("There was no run yet."));
+    let none = ops.see("/console/bases").await;
+    assert!(
+        none.has("There was no run yet.") && none.has("No run has made one yet"),
+        "{}",
+        none.text
+    );
     base(&door, "base-2025-10-05", "sha256:0123456789abcdef").await;
     let page = ops.see("/console/bases").await;
     for text in [
