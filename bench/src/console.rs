@@ -16,14 +16,25 @@ const BROWSERS: usize = 200;
 const APART: Duration = Duration::from_millis(100);
 
 /// A thousand owners; each function has a ready build with its scan, and the tasks of the last day go to them by turns:
-/// one in a hundred failed.
+/// one in a hundred failed. Three years of weekly base images; one function in a hundred of the last tenth stands on an
+/// older one, which is one of 26.
 const GENERATE: &[&str] = &[
     "insert into functions (owner, name) select 'owner' || n % 1000, 'f' || n from generate_series(1, 100000) n",
     "insert into versions (function_id, version, python_version, base_variant, requirements, inputs_sha256)
-     select id, 1, '3.11', 'slim', 'numpy==1.26.0', id::text from functions",
-    "insert into builds (id, function_id, version, state, digest, tag, docker_image, size_bytes, log_key,
+     select id, 1, '3.1' || 1 + id % 2, (array['slim', 'numpy', 'scipy'])[1 + id / 2 % 3], 'numpy==1.26.0', id::text
+     from functions",
+    "insert into base_runs (id, reason, requested_at, ended_at)
+     select 'base-' || n, 'schedule', t, t + interval '5 min'
+     from generate_series(0, 155) n, lateral (select now() - n * interval '7 d' as t) at",
+    "insert into builds (id, base, base_run, state, digest, tag, docker_image, size_bytes, requested_at, started_at, ended_at)
+     select gen_random_uuid(), base, r.id, 'ready', 'sha256:' || lpad(to_hex(1 + substr(r.id, 6)::int), 64, '0'), 't',
+         'registry/base', 50000000, requested_at, requested_at, ended_at
+     from base_runs r, unnest(array['3.11-slim', '3.11-numpy', '3.11-scipy', '3.12-slim', '3.12-numpy', '3.12-scipy']) base",
+    "insert into builds (id, function_id, version, base_digest, state, digest, tag, docker_image, size_bytes, log_key,
          requested_at, started_at, built_at, scanned_at, ended_at)
-     select gen_random_uuid(), id, 1, 'ready', 'sha256:' || lpad(to_hex(id), 64, '0'), 'v1-0a1b2c3d',
+     select gen_random_uuid(), id, 1,
+         'sha256:' || lpad(to_hex(case when id > 90000 and id % 100 = 0 then 2 + id / 100 % 26 else 1 end), 64, '0'),
+         'ready', 'sha256:' || lpad(to_hex(id), 64, '0'), 'v1-0a1b2c3d',
          'registry/mecapy/functions/user-acme-func-' || id || ':v1-0a1b2c3d@sha256:' || lpad(to_hex(id), 64, '0'),
          200000000, 'logs/none', t, t + interval '1 s', t + interval '5 s', t + interval '6 s', t + interval '8 s'
      from functions, lateral (select now() - id * interval '0.3 s' as t) at",
@@ -32,7 +43,7 @@ const GENERATE: &[&str] = &[
      select id, digest, 'osv', '1', '1', false, 'PASSED', 0, 1, 0, 1, 0,
          '[{\"id\": \"CVE-2023-1234\", \"package\": \"numpy\", \"installedVersion\": \"1.26.0\", \"severity\": \"HIGH\"}]',
          'r', 's', 10
-     from builds",
+     from builds where function_id is not null",
     "update functions f set current_build = b.id, docker_image = b.docker_image from builds b where b.function_id = f.id",
     "insert into tasks (id, function_id, state, attempt, worker, cache, timings, created_at, started_at, ended_at)
      select gen_random_uuid(), 1 + n % 100000, case when n % 100 = 0 then 'failed' else 'succeeded' end, 1, 'one',
@@ -62,6 +73,8 @@ pub async fn measure() -> Result<Report> {
         ("function", "/console/functions/50000".to_owned()),
         ("tasks", "/console/tasks?state=failed".to_owned()),
         ("task", format!("/console/tasks/{task}")),
+        ("bases", "/console/bases".to_owned()),
+        ("stale", "/console/bases/stale".to_owned()),
     ] {
         let mut times = Vec::with_capacity(RUNS);
         for _ in 0..RUNS {
