@@ -109,3 +109,20 @@ async fn a_drained_worker_has_no_container_that_waits_and_parks_again_when_it_is
     world.until_one_waits(&worker).await;
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_cannot_be_read_is_obeyed_until_it_is_lifted() {
+    let world = World::start().await;
+    let one = world.worker_with(|config| config.worker.warm_up.enabled = false).await;
+    let bucket = async_nats::jetstream::new(world.client.clone()).get_key_value("drains").await;
+    let key = WorkerStatus { name: one.name.clone(), ..WorkerStatus::default() }.key();
+    bucket.unwrap().put(key, "{\"worker\": 7}".into()).await.unwrap();
+    until_it_is(&world, &one, "drained").await;
+    let function = world.function(DOUBLE).await;
+    let waiting = world.send(&world.task(function.id, r#"{"n": 2}"#)).await;
+    resume(&world, &one).await;
+    let ended = world.end(waiting).await;
+    assert_eq!((ended.state, ended.attempt), (TaskState::Succeeded, 1), "{ended:?}");
+    until_it_is(&world, &one, "free").await;
+    one.stop().await;
+}
