@@ -51,8 +51,11 @@ const IMAGE: &str = "b.id, b.base, b.base_run, b.state, b.digest, b.size_bytes, 
 /// Of each base, the image that functions are built on now.
 pub async fn current(pool: &PgPool) -> Result<Vec<Image>, Error> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select distinct on (b.base) {IMAGE} from builds b left join scans s on s.build_id = b.id
-         where b.base is not null and b.state = 'ready' order by b.base, b.requested_at desc, b.id desc"
+        // Which they are first: there are many scans, of functions.
+        "select {IMAGE} from (
+             select distinct on (base) * from builds where base is not null and state = 'ready'
+             order by base, requested_at desc, id desc
+         ) b left join scans s on s.build_id = b.id order by b.base"
     )))
     .fetch_all(pool)
     .await?)

@@ -89,11 +89,11 @@ impl Collector {
             .collect()
     }
 
-    /// What a span of a trace says of itself; of several, any.
+    /// What a span of a trace says of itself; of several, any. Nothing where there is none.
     fn attributes(&self, trace: &str, name: &str) -> BTreeMap<String, String> {
         let spans = self.0.lock().unwrap();
         let found = spans.iter().find(|span| span.trace == trace && span.name == name);
-        found.unwrap_or_else(|| panic!("no {name} in {trace}")).attributes.clone()
+        found.map(|span| span.attributes.clone()).unwrap_or_default()
     }
 
     /// Waits until one trace has all of these spans of a service; which.
