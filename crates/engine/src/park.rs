@@ -24,10 +24,10 @@ const WORDS_BYTES: usize = 2048;
 /// A container that waits. Dropping it removes it.
 #[derive(Debug)]
 pub struct Parked {
-    container: Owned,
-    request: RunRequest,
-    streams: Option<AttachContainerResults>,
-    words: String,
+    pub(crate) container: Owned,
+    pub(crate) request: RunRequest,
+    pub(crate) streams: Option<AttachContainerResults>,
+    pub(crate) words: String,
 }
 
 /// What a parked container is given.
@@ -69,10 +69,7 @@ impl Engine {
         };
         let container = Owned::new(self, id);
         let mut streams = self.attach_and_start(&container.id, &request).await?;
-        let said = tokio::time::timeout(UP_WITHIN, first_words(&mut streams)).await;
-        let words = said
-            .unwrap_or_else(|_| Err(format!("it was not up within {UP_WITHIN:?}")))
-            .map_err(|reason| Error::NotParked { image: request.image.clone(), reason })?;
+        let words = await_first_words(&mut streams, &request).await?;
         Ok(Parked { container, request, streams: Some(streams), words })
     }
 
@@ -142,7 +139,7 @@ impl Parked {
         stop: &CancellationToken,
     ) -> Result<(RunOutcome, Spent), Error> {
         let outcome = self.take_turn(turn, stop).await?;
-        Ok((outcome, Spent::new(self.container, self.streams)))
+        Ok((outcome, Spent::of_parked(self)))
     }
 
     async fn take_turn(
@@ -171,6 +168,15 @@ impl Parked {
         let out_of_memory = engine.ran_out_of_memory(id, &self.request, &ended).await?;
         Ok(ended.into_outcome(out_of_memory, Duration::ZERO, Duration::ZERO))
     }
+}
+
+pub(crate) async fn await_first_words(
+    streams: &mut AttachContainerResults,
+    request: &RunRequest,
+) -> Result<String, Error> {
+    let said = tokio::time::timeout(UP_WITHIN, first_words(streams)).await;
+    said.unwrap_or_else(|_| Err(format!("it was not up within {UP_WITHIN:?}")))
+        .map_err(|reason| Error::NotParked { image: request.image.clone(), reason })
 }
 
 /// The frame with which it says that it waits. `Err`: what it said instead.

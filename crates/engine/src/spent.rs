@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use bollard::container::AttachContainerResults;
 use bollard::query_parameters::WaitContainerOptions;
+use bytes::Bytes;
 use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::Engine;
+use crate::park::{Parked, await_first_words};
+use crate::{Engine, Error, RunRequest};
 
+/// Tells the runner that there will be another turn.
+const ANOTHER_TURN: &[u8] = b"a";
 /// How long a container may take to end when its stdin has. What does not is killed.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -23,6 +28,8 @@ pub struct Spent {
     /// Of one whose function came to its end. Closing them ends the container's last process, which costs the machine
     /// time as well, but less than to have it killed.
     streams: Option<AttachContainerResults>,
+    /// Of one that was parked.
+    request: Option<Box<RunRequest>>,
 }
 
 /// A container that is removed when this goes.
@@ -36,12 +43,34 @@ pub(crate) struct Owned {
 impl Spent {
     /// `streams` of one that ends with its stdin.
     pub(crate) fn new(container: Owned, streams: Option<AttachContainerResults>) -> Self {
-        Self { container: Some(container), streams }
+        Self { container: Some(container), streams, request: None }
+    }
+
+    pub(crate) fn of_parked(parked: Parked) -> Self {
+        let Parked { container, request, streams, .. } = parked;
+        // What the last turn had, the next one has of its own.
+        let request = RunRequest { stdin: Bytes::new(), live: None, ..request };
+        Self { container: Some(container), streams, request: Some(Box::new(request)) }
+    }
+
+    /// Has a parked container whose function ended well wait for another turn, with the same code in its place: a new
+    /// interpreter, after everything was removed that the last one wrote, and ended that it left. `Err`: the container goes.
+    pub async fn park_again(mut self) -> Result<Parked, Error> {
+        let (Some(container), Some(mut streams), Some(request)) =
+            (self.container.take(), self.streams.take(), self.request.take())
+        else {
+            return Err(Error::Interrupted { call: "park a container again" });
+        };
+        // Where it has ended, what it said last tells more than this could.
+        let _ = streams.input.write_all(ANOTHER_TURN).await;
+        let _ = streams.input.flush().await;
+        let words = await_first_words(&mut streams, &request).await?;
+        Ok(Parked { container, request: *request, streams: Some(streams), words })
     }
 
     /// Of a run that never had a container.
     pub(crate) fn nothing() -> Self {
-        Self { container: None, streams: None }
+        Self { container: None, streams: None, request: None }
     }
 
     /// Returns when the container is gone, or left to the next sweep by label. Who stops waiting does not stop it.

@@ -16,8 +16,9 @@ writes, how it ended and its /tmp/output.json go out as frames:
 
 With --parked the function's interpreter is started first and waits (see park.py) until inputs
 have come, which says that the code is in its place too. Without inputs, or with a part of them,
-nothing is run. After a success this waits until it is removed, or stdin ends: a container's end
-costs the machine time, which is better spent on keeping the result.
+nothing is run. After a success this waits until stdin ends: a container's end costs the machine
+time, which is better spent on keeping the result. Or, where the function wants that, `a` comes on
+stdin for another turn: then what the last one left is cleared away, and all begins again from `w`.
 
 Standard library only, Python 3.9 and later. The function's user is this process's own,
 so nothing here is a boundary: the container is.
@@ -49,6 +50,9 @@ CODE = "/app/user_function.py"
 GATE = "/tmp/.mecapy-gate"
 IMPORTS = "/tmp/.mecapy-imports"
 NOTICEABLE = 75
+ANOTHER_TURN = b"a"
+# All that a function can write to.
+WRITABLE = ("/tmp", "/dev/shm")
 # Of a child that has not come to the gate yet.
 LOOK_EVERY_SECONDS = 0.002
 PIECE_BYTES = 64 * 1024
@@ -94,27 +98,58 @@ def main(arguments):
         else:
             sys.exit("usage: runner.py [--output-limit=BYTES] [--parked] [--import=NAMES]")
 
-    if parked:
-        function, gate = park(imports.split(","))
-        frame(b"w", describe_code())
-        if not take_measured_inputs():
-            # Who parked it has gone away.
-            os.killpg(function.pid, _signal.SIGKILL)
-            return
-        frame(b"s", code_sha256())
-        # It fails when the child has ended meanwhile: then nothing was run, and this ends without a word.
-        os.write(gate, b"g")
-        os.close(gate)
-    else:
+    if not parked:
         take_inputs()
-        function = start()
+        run_and_tell(start(), output_limit)
+        return
+    while take_turn(imports.split(","), output_limit) and os.read(0, 1) == ANOTHER_TURN:
+        clear()
+
+
+def take_turn(imports, output_limit):
+    """Whether there was one, and it ended well."""
+    function, gate = park(imports)
+    frame(b"w", describe_code())
+    if not take_measured_inputs():
+        # Who parked it has gone away.
+        os.killpg(function.pid, _signal.SIGKILL)
+        return False
+    frame(b"s", code_sha256())
+    # It fails when the child has ended meanwhile: then nothing was run, and this ends without a word.
+    os.write(gate, b"g")
+    os.close(gate)
+    return run_and_tell(function, output_limit) == 0
+
+
+def run_and_tell(function, output_limit):
+    """Returns its exit code."""
     exit_code = run(function)
     frame(b"x", str(exit_code).encode())
     kind, payload = read_output(output_limit)
     frame(kind, payload)
-    if parked and exit_code == 0:
-        while os.read(0, PIECE_BYTES):
-            pass
+    return exit_code
+
+
+def clear():
+    """Ends and removes what the function left. What can't be removed ends this, and the container with it."""
+    try:
+        # Everything in this container but its first process and the caller, which Linux spares.
+        os.kill(-1, _signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    for folder in WRITABLE:
+        empty(folder)
+
+
+def empty(folder):
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)
+                empty(entry.path)
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def take_inputs():
@@ -261,6 +296,9 @@ def run(function):
         for _ in range(REMAINDER_BYTES // PIECE_BYTES):
             if not relay(stream, kind):
                 break
+    _signal.set_wakeup_fd(-1)
+    for descriptor in (ended, end, *streams):
+        os.close(descriptor)
     return function.returncode
 
 

@@ -86,6 +86,7 @@ impl Worker {
             limits: limits.clone(),
             worker: &self.name,
             runtime: self.options.runtime.clone(),
+            max_uses: self.options.pool.max_uses,
             live: live_log::sink(self.live.task_log(task.id())),
             cancelled: &in_hand.cancelled,
         };
@@ -219,9 +220,13 @@ impl Worker {
             drop(on_its_way);
             let tidy = async move {
                 parked.refill();
-                if let Some(used) = used {
-                    let _turn = background.turn(REMOVE_WITHIN).await;
-                    used.remove().await;
+                match used.map(|used| (used.wanted_by, used)) {
+                    Some((Some(by), used)) => parked.keep(*used, by).await,
+                    Some((None, used)) => {
+                        let _turn = background.turn(REMOVE_WITHIN).await;
+                        used.remove().await;
+                    }
+                    None => {}
                 }
             };
             tasks.spawn(async move {

@@ -15,8 +15,10 @@ use crate::imports;
 pub(crate) const CODE_PATH: &str = "/app/user_function.py";
 /// And what it must be there, so that a file of ours can stand for it.
 pub(crate) const CODE_MODE: u32 = 0o444;
-/// What the runner of an image must say of itself.
-const PARKS: (&str, &str) = ("org.mecapy.parks", "2");
+/// What the runner of an image says of itself: whether it can wait for code, and for one turn after another.
+const PARKS: &str = "org.mecapy.parks";
+const ONCE: &str = "2";
+const AGAIN_AND_AGAIN: &str = "3";
 /// The code has at most 1 MB; the rest is the tar's.
 pub(crate) const LAYER_LIMIT: u64 = 2 << 20;
 
@@ -43,6 +45,8 @@ pub(crate) struct Code {
     pub imports: Vec<String>,
     /// Whether they may be imported before its turn.
     pub early_imports: bool,
+    /// How many of its tasks one container may run.
+    pub uses: u32,
 }
 
 impl Code {
@@ -102,9 +106,11 @@ pub(crate) fn read(config: &[u8], layer: &[u8]) -> Result<Code, Unsuitable> {
     let Config { os, architecture, variant, mut config, rootfs } =
         serde_json::from_slice(config).map_err(|error| Unsuitable::Image(error.to_string()))?;
     let labels = config.remove("Labels").unwrap_or_default();
-    if labels.get(PARKS.0).and_then(Value::as_str) != Some(PARKS.1) {
-        return Err(Unsuitable::Runner);
-    }
+    let can_go_on = match labels.get(PARKS).and_then(Value::as_str) {
+        Some(ONCE) => false,
+        Some(AGAIN_AND_AGAIN) => true,
+        _ => return Err(Unsuitable::Runner),
+    };
     // The worker's own command is run.
     config.remove("Cmd");
     let Some((top, lower)) = rootfs.diff_ids.split_last() else {
@@ -120,7 +126,8 @@ pub(crate) fn read(config: &[u8], layer: &[u8]) -> Result<Code, Unsuitable> {
     let early_imports = imports::may_be_early(&text);
     let imports = if early_imports { imports::leading(&text) } else { Vec::new() };
     let key = PoolKey(Digest::of(shared.to_string().as_bytes()));
-    Ok(Code { key, bytes: bytes.clone(), mtime, imports, early_imports })
+    let uses = if can_go_on { imports::uses(&text) } else { 1 };
+    Ok(Code { key, bytes: bytes.clone(), mtime, imports, early_imports, uses })
 }
 
 fn unpack(layer: &[u8], diff_id: Digest) -> Result<Vec<u8>, Unsuitable> {
@@ -214,6 +221,18 @@ mod tests {
         .unwrap();
         let labelled = image(&other, |c| c["config"]["Labels"]["x"] = json!("y")).unwrap();
         assert_eq!(labelled.key, found.key, "code and labels are each function's own");
+    }
+
+    #[test]
+    fn tasks_share_a_container_where_the_code_asks_for_it_and_the_runner_can() {
+        let code = TarLayer::from_files([LayerFile {
+            bytes: Bytes::from_static(b"# mecapy: reuse 5\n"),
+            ..file("app/user_function.py", 0o444)
+        }])
+        .unwrap();
+        assert_eq!(image(&code, |_| ()).unwrap().uses, 1);
+        let newer = image(&code, |c| c["config"]["Labels"][PARKS] = json!("3")).unwrap();
+        assert_eq!(newer.uses, 5);
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub struct PoolOptions {
     pub idle_seconds: u64,
     /// Whether the modules are imported ahead that the functions of a set of dependencies begin with.
     pub imports: bool,
+    /// How many tasks one container may run, one after another, where their function asks for that. With 1, each has its own.
+    pub max_uses: u32,
 }
 
 impl Default for PoolOptions {
@@ -104,6 +106,7 @@ impl Default for PoolOptions {
             leave_free_mib: 512,
             idle_seconds: 600,
             imports: true,
+            max_uses: 100,
         }
     }
 }
@@ -195,6 +198,7 @@ impl Options {
         at_least_one("pool.max_per_dependencies", self.pool.max_per_dependencies as u64)?;
         at_least_one("pool.memory_mib", self.pool.memory_mib)?;
         at_least_one("pool.idle_seconds", self.pool.idle_seconds)?;
+        at_least_one("pool.max_uses", self.pool.max_uses.into())?;
         at_least_one("warm_up.max_waiting", self.warm_up.max_waiting as u64)?;
         if !self.pool.directory.is_absolute() {
             return Err(ConfigError::key("worker.pool.directory", "must be an absolute path"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mecapy_engine::{
-    Engine, Error as EngineError, Limits, OutputSink, RunOutcome, RunRequest, Spent,
+    End, Engine, Error as EngineError, Limits, OutputSink, RunOutcome, RunRequest, Spent,
 };
 use mecapy_proto::{ErrorCode, TaskId};
 use mecapy_store::tasks::Task;
@@ -19,7 +19,7 @@ use crate::image_choice::Choice;
 use crate::images::{Held, Images};
 use crate::local_images::FUNCTION_LABEL;
 use crate::pool::{PARKED_LABEL, Pool};
-use crate::slot::{NotRun, Slot, Used};
+use crate::slot::{NotRun, Slot, Used, Wanted};
 use crate::{Error, metric_definitions as metrics};
 
 /// Whose container it is. At start, a worker removes those of its own name.
@@ -49,6 +49,8 @@ pub(crate) struct Execution<'a> {
     pub limits: Limits,
     pub worker: &'a str,
     pub runtime: Option<String>,
+    /// How many tasks one container may run, where their function asks for that.
+    pub max_uses: u32,
     /// Who sees what the function writes, while it writes.
     pub live: OutputSink,
     pub cancelled: &'a CancellationToken,
@@ -126,9 +128,13 @@ impl Execution<'_> {
         let ran = slot.run(code, inputs, &self.limits, live, self.cancelled).await;
         naming.abort();
         match ran {
-            Ok(ran) => {
-                metrics::started(ran.1.path);
-                Some(ran)
+            Ok((outcome, mut used)) => {
+                metrics::started(used.path);
+                let uses = code.uses.min(self.max_uses);
+                if outcome.end == End::Exited(0) && used.uses < uses {
+                    used.wanted_by = Some(Wanted { key: code.key, image: self.choice.digest });
+                }
+                Some((outcome, used))
             }
             Err(error) => {
                 let is_other_code = matches!(error, NotRun::Engine(EngineError::OtherCode { .. }));

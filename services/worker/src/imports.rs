@@ -1,11 +1,20 @@
-//! Which modules a function imports before it does anything else. Pure, and careful: what it does not understand
-//! ends the list.
+//! What a function's code says of how it wants to be started: which modules it imports before it does anything else, and
+//! two lines that ask for something. Pure, and careful: what it does not understand ends the list.
 
 /// More than any function begins with; a list that is passed as an argument has to end somewhere.
 const LIMIT: usize = 32;
 
 /// A line by which a function asks for an interpreter that has imported nothing for it.
 const SWITCH: &str = "# mecapy: no-early-imports";
+
+/// A line by which a function asks that its tasks may share a container, one after another, so many of them.
+const REUSE: &str = "# mecapy: reuse ";
+
+/// How many tasks one container may run. One, where the function does not say otherwise.
+pub(crate) fn uses(code: &str) -> u32 {
+    let asked = code.lines().find_map(|line| line.trim_end().strip_prefix(REUSE));
+    asked.and_then(|number| number.trim().parse().ok()).unwrap_or(1).max(1)
+}
 
 /// Whether modules may be imported before the function's turn comes.
 pub(crate) fn may_be_early(code: &str) -> bool {
@@ -109,6 +118,21 @@ import late
     fn a_line_of_its_own_asks_for_no_early_imports() {
         assert!(may_be_early("import json\nprint('# mecapy: no-early-imports')"));
         assert!(!may_be_early("import json\n# mecapy: no-early-imports  \nprint(1)"));
+    }
+
+    #[test]
+    fn a_line_of_its_own_asks_for_tasks_to_share_a_container() {
+        for (code, expected) in [
+            ("import json\n# mecapy: reuse 20 \n", 20),
+            ("import json", 1),
+            ("x = '# mecapy: reuse 20'", 1),
+            ("# mecapy: reuse 0", 1),
+            ("# mecapy: reuse -1", 1),
+            ("# mecapy: reuse many", 1),
+            ("# mecapy: reuse", 1),
+        ] {
+            assert_eq!(uses(code), expected, "{code}");
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod images;
 mod imports;
 mod inputs;
 mod json;
+mod kept;
 mod leftovers;
 mod live_log;
 mod local_images;

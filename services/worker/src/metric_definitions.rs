@@ -19,7 +19,7 @@ const STATUSES: [TaskStatus; 6] = [
 ];
 const CACHE_OUTCOMES: [CacheOutcome; 3] =
     [CacheOutcome::Hit, CacheOutcome::Miss, CacheOutcome::Failover];
-const PATHS: [&str; 3] = ["parked", "started", "plain"];
+const PATHS: [&str; 4] = ["parked", "started", "reused", "plain"];
 const WARM_UPS: [&str; 8] =
     ["pulled", "code", "here", "left_out", "no_room", "not_ours", "not_passed", "failed"];
 
@@ -51,7 +51,7 @@ pub(crate) fn register() {
     counter!("mecapy_containers_swept_total").increment(0);
     slots_in_use(0.0);
     drained(Flow::Takes);
-    parked(0, 0, 0);
+    parked(0, 0, 0, 0);
 }
 
 fn describe_tasks() {
@@ -63,7 +63,7 @@ fn describe_tasks() {
     describe_histogram!(
         "mecapy_task_start_seconds",
         Unit::Seconds,
-        "From a task's request to its function's start, of first attempts; cache HIT: its image was here; path: parked, started or plain"
+        "From a task's request to its function's start, of first attempts; cache HIT: its image was here; path: parked, started, reused or plain"
     );
     describe_histogram!(
         "mecapy_task_run_seconds",
@@ -73,7 +73,7 @@ fn describe_tasks() {
     describe_counter!(
         "mecapy_task_starts_total",
         Unit::Count,
-        "How functions were started: parked, in a container that waited; started, in one that was started for them of what is here of their dependencies; plain, in one of their own image"
+        "How functions were started: parked, in a container that waited; started, in one that was started for them of what is here of their dependencies; reused, in one that ran tasks of theirs before, as they asked for; plain, in one of their own image"
     );
     describe_counter!(
         "mecapy_tasks_offered_total",
@@ -90,7 +90,7 @@ fn describe_tasks() {
     describe_gauge!(
         "mecapy_parked_containers",
         Unit::Count,
-        "Containers that wait for a task, by state: waiting, starting"
+        "Containers that wait for a task, by state: waiting, starting; kept, for the next task of the one function that they have run"
     );
     describe_gauge!(
         "mecapy_parked_dependencies",
@@ -149,7 +149,7 @@ fn tasks(status: TaskStatus) -> Counter {
     counter!("mecapy_tasks_total", "status" => status.as_str_name())
 }
 
-/// From a task's request to its function's start. `path` is parked, started or plain.
+/// From a task's request to its function's start. `path` is parked, started, reused or plain.
 pub(crate) fn began(cache: CacheOutcome, path: &'static str, took: Duration) {
     task_start(cache, path).record(took.as_secs_f64());
 }
@@ -246,8 +246,10 @@ pub(crate) fn swept(containers: usize) {
     counter!("mecapy_containers_swept_total").increment(containers as u64);
 }
 
-/// Containers that wait for a task, those that are being started, and for how many sets of dependencies.
-pub(crate) fn parked(waiting: usize, starting: usize, dependencies: usize) {
+/// Containers that wait for a task, those that are being started, those that wait for one function's next task, and for how
+/// many sets of dependencies.
+pub(crate) fn parked(waiting: usize, starting: usize, kept: usize, dependencies: usize) {
+    gauge!("mecapy_parked_containers", "state" => "kept").set(kept as f64);
     gauge!("mecapy_parked_containers", "state" => "waiting").set(waiting as f64);
     gauge!("mecapy_parked_containers", "state" => "starting").set(starting as f64);
     gauge!("mecapy_parked_dependencies").set(dependencies as f64);
@@ -259,7 +261,7 @@ pub(crate) fn park(is_ok: bool, took: Duration) {
     histogram!("mecapy_park_seconds", "outcome" => outcome).record(took.as_secs_f64());
 }
 
-/// How a function was started: parked, started, or plain.
+/// How a function was started: parked, started, reused, or plain.
 pub(crate) fn started(path: &'static str) {
     starts(path).increment(1);
 }

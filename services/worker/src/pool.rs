@@ -1,6 +1,7 @@
 //! The parked containers of this worker: taken, replaced, and put out when nobody wants them ([`tending`]).
 //!
-//! A container waits for any function with the same dependencies ([`PoolKey`]). It is made of the image of one of
+//! A container waits for any function with the same dependencies ([`PoolKey`]), and runs one task; where a function asks
+//! for it, it then waits for the next ones of that function alone ([`Kept`](crate::kept::Kept)). It is made of the image of one of
 //! them that has run here, so nothing is run that was not scanned; that one's own code lies below the mounted file,
 //! out of reach without privileges that no function has.
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use mecapy_bus::ParkedStatus;
 use mecapy_engine::{Engine, Error as EngineError, NameFiles, ReadOnlyFile, RunRequest};
+use mecapy_registry::Digest;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +27,7 @@ use crate::execution::WORKER_LABEL;
 use crate::images::Held;
 use crate::metric_definitions as metrics;
 use crate::shelf::Shelf;
-use crate::slot::{Name, Names, Slot};
+use crate::slot::{Name, Names, Slot, Used, Wanted};
 
 /// On every parked container; the value is the slot's name.
 pub(crate) const PARKED_LABEL: &str = "org.mecapy.parked";
@@ -148,7 +150,7 @@ impl Pool {
 
     /// A container for this code: one that waits, one that is about to, or else one that is started for it, which needs
     /// nothing from a registry. None: nothing here has its dependencies.
-    pub(crate) async fn take(&self, code: &Code) -> Option<Slot> {
+    pub(crate) async fn take(&self, code: &Code, image: Digest) -> Option<Slot> {
         if !self.is_on() {
             return None;
         }
@@ -156,6 +158,9 @@ impl Pool {
             let (mut shelves, now) = (self.shelves(), self.now());
             let shelf = shelves.get_mut(&code.key)?;
             shelf.ask(now, &code.imports);
+            if let Some(slot) = shelf.kept.take(image) {
+                return Some(slot);
+            }
             // Another is started when this one's task has ended, or at the next look: a start takes the machine more
             // than a short task, which would wait for it.
             if let Some(slot) = shelf.take(code.early_imports) {
@@ -174,6 +179,23 @@ impl Pool {
         };
         self.look_again();
         tokio::time::timeout(WAIT_FOR_A_START, coming).await.ok()?.ok()
+    }
+
+    /// Has a container that has run a task of a function wait for that one's next.
+    pub(crate) async fn keep(&self, used: Used, by: Wanted) {
+        let slot = match used.again(&self.0.engine).await {
+            Ok(slot) => slot,
+            Err(error) => {
+                let error = mecapy_service::chain(&error);
+                tracing::warn!(image = %by.image, error, "a container could not be parked again");
+                return;
+            }
+        };
+        let now = self.now();
+        if let Some(shelf) = self.shelves().get_mut(&by.key).filter(|_| self.is_on()) {
+            shelf.kept.put(by.image, slot, now);
+        }
+        self.look_again();
     }
 
     /// Says that a task has ended, and that there is time to start another container.
@@ -209,7 +231,7 @@ impl Pool {
             );
         }
         self.shelves().clear();
-        metrics::parked(0, 0, 0);
+        metrics::parked(0, 0, 0, 0);
         self.look_again();
     }
 
@@ -218,7 +240,7 @@ impl Pool {
         self.0.rests.store(rests, Ordering::Relaxed);
         if rests {
             self.shelves().clear();
-            metrics::parked(0, 0, 0);
+            metrics::parked(0, 0, 0, 0);
         }
         self.look_again();
     }
@@ -258,7 +280,7 @@ impl Pool {
         self.0.is_seen.store(true, Ordering::Relaxed);
         let has_imports = !imports.is_empty();
         let image = Arc::clone(image);
-        Ok(Slot { parked, place, image, name, has_imports, has_waited: false })
+        Ok(Slot { parked, place, image, name, has_imports, path: "started", uses: 0 })
     }
 
     fn name(&self) -> Name {

@@ -73,7 +73,7 @@ impl Worker {
             return None;
         }
         let code = self.codes.get(&choice.repository, choice.digest).await?;
-        let slot = self.parked.take(&code).await?;
+        let slot = self.parked.take(&code, choice.digest).await?;
         Some(Start::Parked(Box::new(slot), code))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::images::Held;
+use crate::kept::Kept;
 use crate::pool::{Claims, Coming};
 use crate::pool_plan::{Demand, Rate};
 use crate::slot::Slot;
@@ -26,6 +27,8 @@ pub(crate) struct Shelf {
     /// Containers that are being started.
     pub starting: usize,
     waiting: VecDeque<Slot>,
+    /// Beside those that wait for anybody.
+    pub kept: Kept,
     claims: Claims,
     rate: Rate,
     last_asked: f64,
@@ -45,6 +48,7 @@ impl Shelf {
             image,
             starting: 0,
             waiting: VecDeque::new(),
+            kept: Kept::default(),
             claims: Claims::new(),
             rate: Rate::default(),
             last_asked: 0.0,
@@ -107,7 +111,7 @@ impl Shelf {
                 Err(back) => slot = back,
             }
         }
-        slot.has_waited = true;
+        slot.path = "parked";
         self.waiting.push_back(slot);
     }
 
@@ -134,6 +138,8 @@ impl Shelf {
                 (alive, dead)
             });
         self.waiting = alive;
+        let mut dead: Vec<Slot> = dead;
+        dead.extend(self.kept.take_dead());
         dead
     }
 
@@ -181,7 +187,11 @@ impl Shelf {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes_each.saturating_mul(self.waiting.len() as u64)
+        self.bytes_each.saturating_mul((self.waiting.len() + self.kept.len()) as u64)
+    }
+
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.bytes_each.saturating_mul(self.kept.len() as u64)
     }
 }
 

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use mecapy_engine::{Error as EngineError, Limits, OutputSink, Parked, RunOutcome, Spent, Turn};
+use mecapy_engine::{
+    Engine, Error as EngineError, Limits, OutputSink, Parked, RunOutcome, Spent, Turn,
+};
+use mecapy_registry::Digest;
 use tokio_util::sync::CancellationToken;
 
-use crate::code_layer::Code;
+use crate::code_layer::{Code, PoolKey};
 use crate::code_place::CodePlace;
 use crate::images::Held;
 
-/// A container that waits for its one task. Dropping it removes it.
+/// A container that waits for its one task, or for the next one of a function that asks for that. Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Slot {
     // In this order: the container goes before the file that it sees.
@@ -23,20 +26,34 @@ pub(crate) struct Slot {
     pub name: Name,
     /// Whether it has imported modules ahead.
     pub has_imports: bool,
-    /// Whether it was there before its task.
-    pub has_waited: bool,
+    /// How its next function is started, as the metrics have it.
+    pub path: &'static str,
+    /// The turns that it has had.
+    pub uses: u32,
 }
 
 /// A slot that has had its turn. Dropping it removes the container, and makes room for another.
 #[derive(Debug)]
 pub(crate) struct Used {
-    /// How its function was started, as the metrics have it.
-    pub path: &'static str,
     // In this order: the container goes before the file that it sees.
     spent: Spent,
-    _place: CodePlace,
-    _image: Arc<Held>,
-    _name: Name,
+    place: CodePlace,
+    image: Arc<Held>,
+    name: Name,
+    has_imports: bool,
+    /// How its function was started.
+    pub path: &'static str,
+    /// The turns that it has had.
+    pub uses: u32,
+    /// The function that may have it once more, and nobody else.
+    pub wanted_by: Option<Wanted>,
+}
+
+/// A function, by its dependencies and its image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub key: PoolKey,
+    pub image: Digest,
 }
 
 /// A slot's name, known as long as this lives, so that no sweep takes it for a stray.
@@ -86,8 +103,7 @@ impl Slot {
         live: OutputSink,
         cancel: &CancellationToken,
     ) -> Result<(RunOutcome, Used), NotRun> {
-        let path = if self.has_waited { "parked" } else { "started" };
-        let Self { parked, place, image, name, .. } = self;
+        let Self { parked, place, image, name, has_imports, path, uses } = self;
         let began = Instant::now();
         place.fill(code)?;
         let laid_out = began.elapsed();
@@ -95,7 +111,9 @@ impl Slot {
             Turn { inputs, timeout: limits.timeout, code_sha256: code.sha256(), live: Some(live) };
         let (mut outcome, spent) = parked.run(turn, cancel).await?;
         outcome.timings.start = laid_out;
-        Ok((outcome, Used { path, spent, _place: place, _image: image, _name: name }))
+        let uses = uses + 1;
+        let used = Used { spent, place, image, name, has_imports, path, uses, wanted_by: None };
+        Ok((outcome, used))
     }
 
     /// Returns when the container is gone.
@@ -105,6 +123,19 @@ impl Slot {
 }
 
 impl Used {
+    /// Has it wait for another turn. On an error it goes.
+    pub(crate) async fn again(self, engine: &Engine) -> Result<Slot, EngineError> {
+        let Self { spent, place, image, name, has_imports, uses, .. } = self;
+        let parked = spent.park_again().await?;
+        // It may have its last task's name.
+        match engine.rename_container(parked.id(), &name.text).await {
+            // It has its own.
+            Ok(()) | Err(EngineError::Refused { status: 400, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Slot { parked, place, image, name, has_imports, path: "reused", uses })
+    }
+
     /// Returns when the container is gone.
     pub(crate) async fn remove(self) {
         self.spent.remove().await;

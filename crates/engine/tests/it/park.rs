@@ -126,6 +126,61 @@ if os.fork() == 0:
 }
 
 #[tokio::test]
+async fn another_turn_finds_nothing_of_the_last_one() {
+    let (mut parked, file, name) = park(&["json"]).await;
+    let code = r#"
+import json, os, sys, time
+processes = [pid for pid in os.listdir("/proc") if pid.isdigit() and pid != str(os.getpid())]
+commands = [open(f"/proc/{pid}/cmdline").read() for pid in processes]
+seen = {
+    "inputs": json.load(open("/inputs.json")),
+    "left": [command for command in commands if "left" in command],
+    "files": sorted(set(os.listdir("/tmp") + os.listdir("/dev/shm")) - {"inputs.json"}),
+    "state": hasattr(json, "state"),
+    "descriptors": len(os.listdir("/proc/self/fd")),
+}
+json.state = 1
+os.makedirs("/tmp/folder/inner")
+open("/tmp/folder/inner/file", "w").close()
+os.symlink("/opt", "/tmp/folder/link")
+os.chmod("/tmp/folder", 0)
+open("/dev/shm/file", "w").close()
+if os.fork() == 0:
+    os.setsid()
+    os.execv(sys.executable, ["left", "-c", "import time; time.sleep(600)"])
+json.dump(seen, open("/output.json", "w"))
+"#;
+    std::fs::write(&file, code).unwrap();
+    let inputs = ["1", "2", "3"];
+    for (number, inputs) in inputs.into_iter().enumerate() {
+        let (outcome, spent) =
+            parked.run(turn(inputs, code), &CancellationToken::new()).await.unwrap();
+        let seen = outcome.output.unwrap_or_else(|_| panic!("{}", outcome.stderr.text()));
+        let seen: serde_json::Value = serde_json::from_slice(&seen).unwrap();
+        let expected = serde_json::json!({
+            "inputs": number + 1, "left": [], "files": [], "state": false, "descriptors": 4,
+        });
+        assert_eq!(seen, expected);
+        parked = spent.park_again().await.unwrap();
+    }
+    drop(parked);
+    until_gone(&name).await;
+
+    // What did not end well has no other turn.
+    let (parked, other, name) = park(&[]).await;
+    std::fs::write(&other, "1 / 0").unwrap();
+    let (outcome, spent) =
+        parked.run(turn("{}", "1 / 0"), &CancellationToken::new()).await.unwrap();
+    assert_eq!(outcome.end, End::Exited(1));
+    let error = spent.park_again().await.unwrap_err();
+    assert!(matches!(error, Error::NotParked { .. }), "{error:?}");
+    until_gone(&name).await;
+    for file in [file, other] {
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn other_code_than_was_laid_out_counts_for_nothing() {
     let (parked, file, name) = park(&[]).await;
     std::fs::write(&file, "open('/output.json', 'w').write('1')").unwrap();

@@ -74,6 +74,9 @@ impl Pool {
         let mut shelves = self.shelves();
         let mut surplus: Vec<Slot> = shelves.values_mut().flat_map(Shelf::take_dead).collect();
         let now = self.now();
+        while let Some(slot) = self.pop_excess_kept(&mut shelves, now) {
+            surplus.push(slot);
+        }
         for (key, wanted) in self.plan(&shelves) {
             let Some(shelf) = shelves.get_mut(&key) else { continue };
             surplus.extend(shelf.take_over(wanted));
@@ -84,8 +87,21 @@ impl Pool {
         }
         let waiting = shelves.values().map(Shelf::waiting).sum();
         let starting = shelves.values().map(|shelf| shelf.starting).sum();
-        metrics::parked(waiting, starting, shelves.len());
+        let kept = shelves.values().map(|shelf| shelf.kept.len()).sum();
+        metrics::parked(waiting, starting, kept, shelves.len());
         surplus
+    }
+
+    /// Of those that wait for one function's next task, the oldest: where it is there for too long, or they are too many.
+    fn pop_excess_kept(&self, shelves: &mut HashMap<PoolKey, Shelf>, now: f64) -> Option<Slot> {
+        let limits = self.limits(shelves);
+        let count: usize = shelves.values().map(|shelf| shelf.kept.len()).sum();
+        let bytes: u64 = shelves.values().map(Shelf::kept_bytes).sum();
+        let oldest = |shelf: &Shelf| shelf.kept.oldest().unwrap_or(f64::INFINITY);
+        let shelf = shelves.values_mut().min_by(|one, two| oldest(one).total_cmp(&oldest(two)))?;
+        let is_stale = now - oldest(shelf) >= limits.idle.as_secs_f64();
+        let is_excess = is_stale || count > limits.containers || bytes > limits.bytes;
+        if is_excess { shelf.kept.pop_oldest() } else { None }
     }
 
     /// Whether one could be started.
@@ -122,14 +138,25 @@ impl Pool {
     /// How many should wait for each.
     fn plan(&self, shelves: &HashMap<PoolKey, Shelf>) -> Vec<(PoolKey, usize)> {
         let now = self.now();
-        let bounds = self.bounds(shelves.values().map(Shelf::bytes).sum());
+        let bounds = self.bounds(shelves);
         let demands: Vec<Demand> = shelves.values().map(|shelf| shelf.demand(now)).collect();
         shelves.keys().copied().zip(plan(&demands, &bounds)).collect()
     }
 
-    /// The configured limits, and less when the machine is short of memory. `held` is what waits now.
-    fn bounds(&self, held: u64) -> Bounds {
+    /// What is left of the limits for those that wait for anybody.
+    fn bounds(&self, shelves: &HashMap<PoolKey, Shelf>) -> Bounds {
+        let mut bounds = self.limits(shelves);
+        for shelf in shelves.values() {
+            bounds.containers = bounds.containers.saturating_sub(shelf.kept.len());
+            bounds.bytes = bounds.bytes.saturating_sub(shelf.kept_bytes());
+        }
+        bounds
+    }
+
+    /// The configured limits, and less when the machine is short of memory.
+    fn limits(&self, shelves: &HashMap<PoolKey, Shelf>) -> Bounds {
         let options = &self.0.options.pool;
+        let held = shelves.values().map(Shelf::bytes).sum();
         let spare = machine_memory::available().map_or(u64::MAX, |available| {
             available.saturating_sub(options.leave_free_mib << 20).saturating_add(held)
         });

@@ -17,6 +17,7 @@ mod parked;
 mod pool;
 mod published;
 mod refusals;
+mod reuse;
 mod runs;
 mod told;
 mod world;
