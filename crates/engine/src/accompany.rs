@@ -179,14 +179,17 @@ impl Engine {
 
     /// The engine's flag, or where something was killed and the flag is not up, its event: on some
     /// engines the news from the kernel comes after the container's end. Where it ended well, or we ended it, nobody
-    /// asks.
+    /// asks. What the engine tells is of the container's whole life: after other turns it counts only where the function
+    /// itself was killed.
     pub(crate) async fn ran_out_of_memory(
         &self,
         container: &str,
         request: &RunRequest,
         ended: &Ended,
+        had_turns: bool,
     ) -> Result<bool, Error> {
-        if ended.intent.is_some() || ended.report.exit == Some(0) {
+        let is_no_sign = had_turns && !ended.was_killed_by_another();
+        if ended.intent.is_some() || ended.report.exit == Some(0) || is_no_sign {
             return Ok(false);
         }
         let inspect = self.docker.inspect_container(container, None);

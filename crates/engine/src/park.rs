@@ -28,6 +28,7 @@ pub struct Parked {
     pub(crate) request: RunRequest,
     pub(crate) streams: Option<AttachContainerResults>,
     pub(crate) words: String,
+    pub(crate) had_turns: bool,
 }
 
 /// What a parked container is given.
@@ -69,8 +70,8 @@ impl Engine {
         };
         let container = Owned::new(self, id);
         let mut streams = self.attach_and_start(&container.id, &request).await?;
-        let words = await_first_words(&mut streams, &request).await?;
-        Ok(Parked { container, request, streams: Some(streams), words })
+        let words = await_first_words(&mut streams, &request, UP_WITHIN).await?;
+        Ok(Parked { container, request, streams: Some(streams), words, had_turns: false })
     }
 
     /// Gives a container another name.
@@ -165,7 +166,8 @@ impl Parked {
             None if stop.is_cancelled() => return Ok(RunOutcome::never_started()),
             None => return Err(Error::ContainerLost { name: self.request.name.clone() }),
         }
-        let out_of_memory = engine.ran_out_of_memory(id, &self.request, &ended).await?;
+        let out_of_memory =
+            engine.ran_out_of_memory(id, &self.request, &ended, self.had_turns).await?;
         Ok(ended.into_outcome(out_of_memory, Duration::ZERO, Duration::ZERO))
     }
 }
@@ -173,9 +175,10 @@ impl Parked {
 pub(crate) async fn await_first_words(
     streams: &mut AttachContainerResults,
     request: &RunRequest,
+    within: Duration,
 ) -> Result<String, Error> {
-    let said = tokio::time::timeout(UP_WITHIN, first_words(streams)).await;
-    said.unwrap_or_else(|_| Err(format!("it was not up within {UP_WITHIN:?}")))
+    let said = tokio::time::timeout(within, first_words(streams)).await;
+    said.unwrap_or_else(|_| Err(format!("it was not up within {within:?}")))
         .map_err(|reason| Error::NotParked { image: request.image.clone(), reason })
 }
 
@@ -184,10 +187,13 @@ async fn first_words(streams: &mut AttachContainerResults) -> Result<String, Str
     let (mut frame, mut complaint) = (Vec::new(), Vec::new());
     loop {
         match streams.output.next().await {
-            Some(Ok(LogOutput::StdErr { message })) => complaint.extend_from_slice(&message),
+            // Before another turn it may come from a function that has not really ended.
+            Some(Ok(LogOutput::StdErr { message })) => {
+                let room = WORDS_BYTES.saturating_sub(complaint.len());
+                complaint.extend_from_slice(message.get(..room).unwrap_or(&message));
+            }
             Some(Ok(message)) => frame.extend_from_slice(&message.into_bytes()),
             Some(Err(_)) | None => {
-                complaint.truncate(WORDS_BYTES);
                 return Err(format!("it ended: {}", String::from_utf8_lossy(&complaint)));
             }
         }

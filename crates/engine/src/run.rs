@@ -216,7 +216,7 @@ impl Engine {
         let mut streams = self.attach_and_start(container, request).await?;
         let start = began.elapsed();
         let ended = self.accompany(container, request, &mut streams, Feed::ToTheEnd, stop).await?;
-        let out_of_memory = self.ran_out_of_memory(container, request, &ended).await?;
+        let out_of_memory = self.ran_out_of_memory(container, request, &ended, false).await?;
         Ok((ended.into_outcome(out_of_memory, Duration::ZERO, start), streams))
     }
 

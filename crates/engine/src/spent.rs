@@ -16,6 +16,8 @@ use crate::{Engine, Error, RunRequest};
 
 /// Tells the runner that there will be another turn.
 const ANOTHER_TURN: &[u8] = b"a";
+/// How long it may take to clear away what the last turn left, and to start anew: that is nobody's task, and in no limit.
+const AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// How long a container may take to end when its stdin has. What does not is killed.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -64,8 +66,8 @@ impl Spent {
         // Where it has ended, what it said last tells more than this could.
         let _ = streams.input.write_all(ANOTHER_TURN).await;
         let _ = streams.input.flush().await;
-        let words = await_first_words(&mut streams, &request).await?;
-        Ok(Parked { container, request: *request, streams: Some(streams), words })
+        let words = await_first_words(&mut streams, &request, AGAIN_WITHIN).await?;
+        Ok(Parked { container, request: *request, streams: Some(streams), words, had_turns: true })
     }
 
     /// Of a run that never had a container.

@@ -244,7 +244,7 @@ impl Copier {
 
     /// The manifests of the plan that the destination lacks.
     async fn missing(&self, repository: &str, plan: &Plan) -> Result<BTreeSet<Digest>, Error> {
-        // Of a single image it is known: it was looked for.
+        // A single image is brought whether it is there or not.
         if plan.manifests.len() == 1 {
             return Ok(plan.digests());
         }

@@ -52,7 +52,7 @@ IMPORTS = "/tmp/.mecapy-imports"
 NOTICEABLE = 75
 ANOTHER_TURN = b"a"
 # All that a function can write to.
-WRITABLE = ("/tmp", "/dev/shm")
+WRITABLE = ("/tmp", "/dev/shm", "/dev/mqueue")
 # Of a child that has not come to the gate yet.
 LOOK_EVERY_SECONDS = 0.002
 PIECE_BYTES = 64 * 1024
@@ -137,7 +137,7 @@ def clear():
         os.kill(-1, _signal.SIGKILL)
     except ProcessLookupError:
         pass
-    for folder in WRITABLE:
+    for folder in filter(os.path.isdir, WRITABLE):
         empty(folder)
 
 
@@ -204,6 +204,9 @@ def park(imports):
             function.kill()
         elif not imports or function.returncode != NOTICEABLE:
             sys.exit("the interpreter can't be parked: it ended with %s" % function.returncode)
+        else:
+            os.close(function.stdout)
+            os.close(function.stderr)
         imports = ""
 
 

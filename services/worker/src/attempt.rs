@@ -137,6 +137,7 @@ impl Worker {
             run_ms: millis(outcome.timings.run),
             store_ms: 0,
         };
+        let succeeded = ending.status == TaskStatus::Succeeded;
         // Of a later attempt, the wait holds the attempts before it.
         if task.attempt == 1 {
             let path = match &left {
@@ -158,7 +159,11 @@ impl Worker {
             return self.wait_out(task).await;
         };
         let (used, plain) = match left {
-            Some(Left::Parked(used)) => (Some(used), None),
+            Some(Left::Parked(mut used)) => {
+                // What ended with 0 may have failed all the same, by its output.
+                used.wanted_by = used.wanted_by.filter(|_| succeeded);
+                (Some(used), None)
+            }
             Some(Left::Plain(spent)) => (None, Some(spent)),
             None => (None, None),
         };

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use mecapy_bus::ParkedStatus;
 use mecapy_engine::{Engine, Error as EngineError, NameFiles, ReadOnlyFile, RunRequest};
 use mecapy_registry::Digest;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::background::Background;
@@ -59,6 +59,8 @@ struct Inner {
     background: Background,
     shelves: Mutex<HashMap<PoolKey, Shelf>>,
     starts: TaskTracker,
+    /// How many containers get ready for another turn at once. What waits for that is in no task's slot.
+    again: Semaphore,
     changed: Notify,
     /// As well, for who fills up.
     wanted: Notify,
@@ -72,6 +74,7 @@ impl Pool {
         worker: String,
         background: Background,
     ) -> Self {
+        let slots = options.slots();
         let root = options.pool.enabled.then(|| {
             code_place::prepare_root(&options.pool.directory, &worker)
                 .inspect_err(|error| {
@@ -96,6 +99,7 @@ impl Pool {
             background,
             shelves: Mutex::default(),
             starts: TaskTracker::new(),
+            again: Semaphore::new(slots),
             changed: Notify::new(),
             wanted: Notify::new(),
         }))
@@ -183,6 +187,9 @@ impl Pool {
 
     /// Has a container that has run a task of a function wait for that one's next.
     pub(crate) async fn keep(&self, used: Used, by: Wanted) {
+        let Some(_permit) = self.0.again.try_acquire().ok().filter(|_| self.is_on()) else {
+            return used.remove().await;
+        };
         let slot = match used.again(&self.0.engine).await {
             Ok(slot) => slot,
             Err(error) => {

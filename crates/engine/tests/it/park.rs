@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mecapy_engine::{
-    End, Error, OutputProblem, OutputSink, Parked, ReadOnlyFile, RunRequest, Turn,
+    End, Error, Limits, OutputProblem, OutputSink, Parked, ReadOnlyFile, RunRequest, Turn,
 };
 use mecapy_registry::Digest;
 use mecapy_testkit::{eventually, unique};
@@ -15,12 +15,17 @@ use crate::fixture::{BASE, LONG, container_exists, docker, engine};
 
 /// A container of the base image that waits, and the file that stands for its code.
 async fn park(imports: &[&str]) -> (Parked, PathBuf, String) {
+    park_with(imports, Limits::default().memory_bytes).await
+}
+
+async fn park_with(imports: &[&str], memory_bytes: u64) -> (Parked, PathBuf, String) {
     let code = std::env::temp_dir().join(unique("mecapy-engine-test"));
     std::fs::write(&code, "nothing yet").unwrap();
     let name = unique("mecapy-engine-test");
     let request = RunRequest {
         image: BASE.into(),
         name: name.clone(),
+        limits: Limits { memory_bytes, ..Limits::default() },
         file: Some(ReadOnlyFile {
             host: code.clone(),
             container: "/app/user_function.py".to_owned(),
@@ -166,6 +171,28 @@ json.dump(seen, open("/output.json", "w"))
     drop(parked);
     until_gone(&name).await;
 
+    // What was killed in the last turn for want of memory does not count in this one.
+    let (parked, large, name) = park_with(&[], 64 << 20).await;
+    let code = "
+import os
+if open('/inputs.json').read() == 'fail':
+    raise SystemExit(3)
+if os.fork() == 0:
+    open('/proc/self/oom_score_adj', 'w').write('1000')
+    x = bytearray(200 << 20)
+    os._exit(0)
+assert os.wait()[1] == 9
+open('/output.json', 'w').write('1')
+";
+    std::fs::write(&large, code).unwrap();
+    let (outcome, spent) = parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+    assert_eq!(outcome.end, End::Exited(0), "{}", outcome.stderr.text());
+    let parked = spent.park_again().await.unwrap();
+    let (outcome, spent) = parked.run(turn("fail", code), &CancellationToken::new()).await.unwrap();
+    assert_eq!(outcome.end, End::Exited(3));
+    spent.remove().await;
+    assert!(!container_exists(&name));
+
     // What did not end well has no other turn.
     let (parked, other, name) = park(&[]).await;
     std::fs::write(&other, "1 / 0").unwrap();
@@ -175,7 +202,7 @@ json.dump(seen, open("/output.json", "w"))
     let error = spent.park_again().await.unwrap_err();
     assert!(matches!(error, Error::NotParked { .. }), "{error:?}");
     until_gone(&name).await;
-    for file in [file, other] {
+    for file in [file, large, other] {
         std::fs::remove_file(file).unwrap();
     }
 }

@@ -25,6 +25,9 @@ const START_WITHIN: Duration = Duration::from_secs(2);
 /// And the removal of what is not wanted any more.
 const REMOVE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long one is kept for the next task of its function, which asks for that because it has many.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
 /// A container that is to be started.
 pub(super) struct Start {
     key: PoolKey,
@@ -99,8 +102,9 @@ impl Pool {
         let bytes: u64 = shelves.values().map(Shelf::kept_bytes).sum();
         let oldest = |shelf: &Shelf| shelf.kept.oldest().unwrap_or(f64::INFINITY);
         let shelf = shelves.values_mut().min_by(|one, two| oldest(one).total_cmp(&oldest(two)))?;
-        let is_stale = now - oldest(shelf) >= limits.idle.as_secs_f64();
-        let is_excess = is_stale || count > limits.containers || bytes > limits.bytes;
+        let is_stale = now - oldest(shelf) >= limits.idle.min(KEPT_FOR).as_secs_f64();
+        // The other half of the places is for those that any function may have.
+        let is_excess = is_stale || count > limits.containers / 2 || bytes > limits.bytes / 2;
         if is_excess { shelf.kept.pop_oldest() } else { None }
     }
 
