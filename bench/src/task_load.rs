@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use mecapy_proto::TaskId;
 use mecapy_store::tasks;
 
 use crate::report::{Report, percentile};
@@ -16,6 +17,9 @@ const DEPENDENCY_BYTES: usize = 4 << 20;
 /// Tasks that are under way or wait, at any time.
 const OUTSTANDING: usize = 8;
 const DURATION: Duration = Duration::from_secs(300);
+/// What functions say whose tasks may share a container; they are tried for this part of the time.
+const REUSE: &str = "# mecapy: reuse 100";
+const SHARED_PART: u32 = 5;
 /// `docker run` is tried with each, for so long.
 const PEER_CONCURRENCY: [usize; 3] = [2, 4, 8];
 const PEER_DURATION: Duration = Duration::from_secs(20);
@@ -36,6 +40,49 @@ pub async fn measure() -> Result<Report> {
     let docker = peer(&world, &functions).await?;
 
     let workers = [world.worker(&[]).await?, world.worker(&[]).await?];
+    let (times, took) = load(&mut world, &functions, duration).await?;
+    let mut hits = 0;
+    for (id, _) in &times {
+        let task = tasks::get(&world.servers.system.pool, *id).await?.context("no task")?;
+        hits += usize::from(task.cache.as_deref() == Some("HIT"));
+    }
+    let mut parked = 0.0;
+    for worker in &workers {
+        parked += worker.metric("mecapy_task_starts_total", "path=\"parked\"").await?;
+    }
+    let mut sharing = Vec::new();
+    for number in 0..FUNCTIONS {
+        let set = &sets[number % DEPENDENCY_SETS];
+        sharing.push(world.function_that_asks(set, BTreeMap::new(), REUSE).await?);
+    }
+    let (shared, shared_took) = load(&mut world, &sharing, duration / SHARED_PART).await?;
+    let shared = shared.len() as f64 / shared_took.as_secs_f64();
+    drop(workers);
+
+    let ends = times.len();
+    let all: Vec<Duration> = times.into_iter().map(|(_, time)| time).collect();
+    let per_second = ends as f64 / took.as_secs_f64();
+    let mut report = Report::new("task-load", ends);
+    report.measure("ours_tasks_per_s", per_second);
+    report.measure("ours_hit_rate", hits as f64 / ends as f64);
+    report.measure("ours_parked_share", parked / ends as f64);
+    report.durations("ours", &all);
+    report.measure("ours_p99_ms", percentile(&all, 99).as_secs_f64() * 1000.0);
+    report.measure("ours_reuse_tasks_per_s", shared);
+    report.measure("docker_tasks_per_s", docker);
+    report.measure("ratio_docker", per_second / docker);
+    for function in functions.iter().chain(&sharing) {
+        world.peer.remove(&function.image).await;
+    }
+    Ok(report)
+}
+
+/// Every task's time, and that of all.
+async fn load(
+    world: &mut World,
+    functions: &[Function],
+    duration: Duration,
+) -> Result<(Vec<(TaskId, Duration)>, Duration)> {
     let mut zipf = Zipf::new(FUNCTIONS);
     let mut sent: HashMap<_, Instant> = HashMap::new();
     let mut times = Vec::new();
@@ -48,33 +95,7 @@ pub async fn measure() -> Result<Report> {
         let Some(at) = sent.remove(&id) else { continue };
         times.push((id, at.elapsed()));
     }
-    let took = began.elapsed();
-    let mut hits = 0;
-    for (id, _) in &times {
-        let task = tasks::get(&world.servers.system.pool, *id).await?.context("no task")?;
-        hits += usize::from(task.cache.as_deref() == Some("HIT"));
-    }
-    let mut parked = 0.0;
-    for worker in &workers {
-        parked += worker.metric("mecapy_task_starts_total", "path=\"parked\"").await?;
-    }
-    drop(workers);
-
-    let ends = times.len();
-    let all: Vec<Duration> = times.into_iter().map(|(_, time)| time).collect();
-    let per_second = ends as f64 / took.as_secs_f64();
-    let mut report = Report::new("task-load", ends);
-    report.measure("ours_tasks_per_s", per_second);
-    report.measure("ours_hit_rate", hits as f64 / ends as f64);
-    report.measure("ours_parked_share", parked / ends as f64);
-    report.durations("ours", &all);
-    report.measure("ours_p99_ms", percentile(&all, 99).as_secs_f64() * 1000.0);
-    report.measure("docker_tasks_per_s", docker);
-    report.measure("ratio_docker", per_second / docker);
-    for function in &functions {
-        world.peer.remove(&function.image).await;
-    }
-    Ok(report)
+    Ok((times, began.elapsed()))
 }
 
 /// The most that `docker run` does per second, with every image there.

@@ -73,9 +73,19 @@ impl World {
         below: &Base,
         env: BTreeMap<String, String>,
     ) -> Result<Function> {
+        self.function_that_asks(below, env, "").await
+    }
+
+    /// A function whose code begins with a line that asks for something.
+    pub async fn function_that_asks(
+        &mut self,
+        below: &Base,
+        env: BTreeMap<String, String>,
+        line: &str,
+    ) -> Result<Function> {
         let (id, repository) = self.servers.function().await?;
         let tag = "v1-00000000";
-        let code = format!("{CODE}# {}\n", unique("code"));
+        let code = format!("{line}\n{CODE}# {}\n", unique("code"));
         let file =
             LayerFile { path: "app/user_function.py".to_owned(), mode: 0o444, bytes: code.into() };
         let labels = [("org.mecapy.function.id".to_owned(), id.to_string())].into();
