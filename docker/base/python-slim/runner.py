@@ -53,6 +53,8 @@ NOTICEABLE = 75
 ANOTHER_TURN = b"a"
 # All that a function can write to.
 WRITABLE = ("/tmp", "/dev/shm", "/dev/mqueue")
+# What outlives its processes without a name in any folder: the kernel lists it here, below a line of titles.
+SYSV = ("/proc/sysvipc/shm", "/proc/sysvipc/msg", "/proc/sysvipc/sem")
 # Of a child that has not come to the gate yet.
 LOOK_EVERY_SECONDS = 0.002
 PIECE_BYTES = 64 * 1024
@@ -102,7 +104,8 @@ def main(arguments):
         take_inputs()
         run_and_tell(start(), output_limit)
         return
-    while take_turn(imports.split(","), output_limit) and os.read(0, 1) == ANOTHER_TURN:
+    imports = imports.split(",")
+    while take_turn(imports, output_limit) and os.read(0, 1) == ANOTHER_TURN:
         clear()
 
 
@@ -139,6 +142,10 @@ def clear():
         pass
     for folder in filter(os.path.isdir, WRITABLE):
         empty(folder)
+    for path in filter(os.path.exists, SYSV):
+        with open(path, "rb") as listed:
+            if len(listed.readlines()) > 1:
+                sys.exit("the function left something in %s" % path)
 
 
 def empty(folder):
@@ -184,30 +191,31 @@ def open_inputs():
 
 def park(imports):
     """Starts the function's interpreter up to where it would open its script. Returns it, and what
-    lets it go on when `g` is written to it."""
-    imports = "\n".join(imports).strip()
+    lets it go on when `g` is written to it. `imports` are empty afterwards where they can't be done ahead: they are
+    not tried again at the next turn."""
     while True:
+        names = "\n".join(imports).strip()
         os.mkfifo(GATE, 0o600)
-        if imports:
+        if names:
             with open(IMPORTS, "w", encoding="utf-8") as file:
-                file.write(imports)
+                file.write(names)
         function = start()
         gate = open_gate(function)
         os.unlink(GATE)
-        if imports:
+        if names:
             os.unlink(IMPORTS)
         if gate is not None:
-            if not imports or not has_spoken(function):
+            if not names or not has_spoken(function):
                 return function, gate
             # An import wrote something, which the function perhaps never imports.
             os.close(gate)
             function.kill()
-        elif not imports or function.returncode != NOTICEABLE:
+        elif not names or function.returncode != NOTICEABLE:
             sys.exit("the interpreter can't be parked: it ended with %s" % function.returncode)
         else:
             os.close(function.stdout)
             os.close(function.stderr)
-        imports = ""
+        imports.clear()
 
 
 def open_gate(function):

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mecapy_engine::{
-    End, Error, Limits, OutputProblem, OutputSink, Parked, ReadOnlyFile, RunRequest, Turn,
+    BuildRequest, ContextFile, End, Error, Limits, LogSink, OutputProblem, OutputSink, Parked,
+    ReadOnlyFile, RunRequest, Turn,
 };
 use mecapy_registry::Digest;
 use mecapy_testkit::{eventually, unique};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{BASE, LONG, container_exists, docker, engine};
+use crate::fixture::{BASE, LONG, LocalImage, container_exists, docker, engine};
 
 /// A container of the base image that waits, and the file that stands for its code.
 async fn park(imports: &[&str]) -> (Parked, PathBuf, String) {
@@ -19,11 +20,15 @@ async fn park(imports: &[&str]) -> (Parked, PathBuf, String) {
 }
 
 async fn park_with(imports: &[&str], memory_bytes: u64) -> (Parked, PathBuf, String) {
+    park_of(BASE, imports, memory_bytes).await
+}
+
+async fn park_of(image: &str, imports: &[&str], memory_bytes: u64) -> (Parked, PathBuf, String) {
     let code = std::env::temp_dir().join(unique("mecapy-engine-test"));
     std::fs::write(&code, "nothing yet").unwrap();
     let name = unique("mecapy-engine-test");
     let request = RunRequest {
-        image: BASE.into(),
+        image: image.to_owned(),
         name: name.clone(),
         limits: Limits { memory_bytes, ..Limits::default() },
         file: Some(ReadOnlyFile {
@@ -131,7 +136,7 @@ commands = [open(f"/proc/{pid}/cmdline").read() for pid in processes]
 seen = {
     "inputs": json.load(open("/inputs.json")),
     "left": [command for command in commands if "left" in command],
-    "files": sorted(set(os.listdir("/tmp") + os.listdir("/dev/shm")) - {"inputs.json"}),
+    "files": sorted(set(sum(map(os.listdir, ("/tmp", "/dev/shm", "/dev/mqueue")), [])) - {"inputs.json"}),
     "state": hasattr(json, "state"),
     "descriptors": len(os.listdir("/proc/self/fd")),
 }
@@ -140,7 +145,8 @@ os.makedirs("/tmp/folder/inner")
 open("/tmp/folder/inner/file", "w").close()
 os.symlink("/opt", "/tmp/folder/link")
 os.chmod("/tmp/folder", 0)
-open("/dev/shm/file", "w").close()
+for folder in ("/dev/shm", "/dev/mqueue"):
+    open(folder + "/file", "w").close()
 if os.fork() == 0:
     os.setsid()
     os.execv(sys.executable, ["left", "-c", "import time; time.sleep(600)"])
@@ -198,6 +204,46 @@ open('/output.json', 'w').write('1')
     }
 }
 
+/// What no name in a folder leads to, and what is too deep to be removed by its path.
+#[tokio::test]
+async fn what_cannot_be_cleared_away_ends_the_container() {
+    let shared_memory = "import ctypes\nassert ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0\n";
+    let queue = "import ctypes\nassert ctypes.CDLL(None).msgget(0, 0o1600) >= 0\n";
+    let deep = "import os\nos.chdir('/tmp')\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\n";
+    for left in [shared_memory, queue, deep] {
+        let code = format!("{left}open('/output.json', 'w').write('1')\n");
+        let (parked, file, name) = park(&[]).await;
+        std::fs::write(&file, &code).unwrap();
+        let (outcome, spent) =
+            parked.run(turn("{}", &code), &CancellationToken::new()).await.unwrap();
+        assert_eq!(outcome.end, End::Exited(0), "{}", outcome.stderr.text());
+        let error = spent.park_again().await.unwrap_err();
+        assert!(matches!(error, Error::NotParked { .. }), "{error:?}");
+        until_gone(&name).await;
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn imports_that_cannot_be_done_ahead_are_tried_once_and_not_at_each_turn() {
+    // It prints.
+    let (mut parked, file, name) = park(&["this"]).await;
+    let code = "import os\nopen('/output.json', 'w').write(str(os.getpid()))\n";
+    std::fs::write(&file, code).unwrap();
+    let mut numbers: Vec<u32> = Vec::new();
+    for _ in 0..3 {
+        let (outcome, spent) =
+            parked.run(turn("{}", code), &CancellationToken::new()).await.unwrap();
+        numbers.push(std::str::from_utf8(&outcome.output.unwrap()).unwrap().parse().unwrap());
+        parked = spent.park_again().await.unwrap();
+    }
+    drop(parked);
+    // Nothing else begins in there.
+    assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1), "{numbers:?}");
+    until_gone(&name).await;
+    std::fs::remove_file(file).unwrap();
+}
+
 #[tokio::test]
 async fn other_code_than_was_laid_out_counts_for_nothing() {
     let (parked, file, name) = park(&[]).await;
@@ -251,6 +297,64 @@ async fn an_import_that_can_be_noticed_is_not_done_ahead() {
         assert_eq!(outcome.stdout.text(), "");
         until_gone(&name).await;
         std::fs::remove_file(file).unwrap();
+    }
+}
+
+/// Modules, and what each does when it is imported.
+const NOTICEABLE: &[(&str, &str)] = &[
+    ("prints", "print('imported')"),
+    ("sets_a_signal_handler", "import signal\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)"),
+    (
+        "starts_a_thread",
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+    ),
+    ("sets_the_locale", "import locale\nlocale.setlocale(locale.LC_ALL, 'C')"),
+    ("goes_elsewhere", "import os\nos.chdir('/')"),
+    ("sets_a_variable", "import os\nos.environ['SET_BY_A_MODULE'] = '1'"),
+    ("sets_the_mask", "import os\nos.umask(0o77)"),
+    ("adds_a_path", "import sys\nsys.path.append('/opt')"),
+    ("takes_stdout", "import io, sys\nsys.stdout = io.StringIO()"),
+    ("takes_exceptions", "import sys\nsys.excepthook = lambda *of: None"),
+    ("writes_a_file", "open('/tmp/left', 'w').close()"),
+    ("allows_more", "import sys\nsys.setrecursionlimit(5000)"),
+];
+
+#[tokio::test]
+async fn each_effect_of_an_import_that_a_function_could_notice_keeps_it_from_being_done_ahead() {
+    let engine = engine().await;
+    let packages = "/opt/venv/lib/python3.11/site-packages";
+    let tag = format!("mecapy-engine-test/{}:v1", unique("noticeable"));
+    let harmless = [("harmless", "import json"), ("fails", "1 / 0")];
+    let request = BuildRequest {
+        dockerfile: format!("FROM {BASE}\nCOPY . {packages}/\n"),
+        files: NOTICEABLE
+            .iter()
+            .chain(&harmless)
+            .map(|(name, code)| ContextFile::new(format!("{name}.py"), (*code).to_owned()))
+            .collect(),
+        tag: tag.clone(),
+        no_cache: true,
+        ..BuildRequest::default()
+    };
+    let image = LocalImage(tag);
+    engine.build(request, &LogSink::discard(), &CancellationToken::new()).await.unwrap();
+
+    let run = async |name: &str| {
+        let code = format!(
+            "import sys\nopen('/output.json', 'w').write(str([name in sys.modules for name in ('{name}', 'decimal')]))\n"
+        );
+        let (parked, file, container) =
+            park_of(&image.0, &["decimal", name], Limits::default().memory_bytes).await;
+        std::fs::write(&file, &code).unwrap();
+        let (outcome, _) = parked.run(turn("{}", &code), &CancellationToken::new()).await.unwrap();
+        until_gone(&container).await;
+        std::fs::remove_file(file).unwrap();
+        (outcome.stdout.text(), String::from_utf8(outcome.output.unwrap().to_vec()).unwrap())
+    };
+    assert_eq!(run("harmless").await, (String::new(), "[True, True]".to_owned()));
+    assert_eq!(run("fails").await, (String::new(), "[False, True]".to_owned()));
+    for (name, _) in NOTICEABLE {
+        assert_eq!(run(name).await, (String::new(), "[False, False]".to_owned()), "{name}");
     }
 }
 
