@@ -28,6 +28,15 @@ pub struct ImageInfo {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A layer of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// The same in two images only where they share it, with all layers below.
+    pub id: Digest,
+    /// Unpacked.
+    pub bytes: u64,
+}
+
 impl Engine {
     /// Pulls an image within `limit`; with a digest in the reference, exactly that one. Dropping the
     /// future ends the pull.
@@ -100,6 +109,25 @@ impl Engine {
             layers: image.root_fs.and_then(|fs| fs.layers).unwrap_or_default(),
             labels: labels.into_iter().collect(),
         }))
+    }
+
+    /// The layers of an image that are not empty, lowest first.
+    pub async fn layers(&self, image: &ImageInfo) -> Result<Vec<Layer>, Error> {
+        let history = self.docker.image_history(&image.id);
+        match self.call("list an image's layers", history).await {
+            Ok(steps) => {
+                let sizes: Vec<u64> = steps
+                    .iter()
+                    .rev()
+                    .map(|step| step.size.try_into().unwrap_or_default())
+                    .collect();
+                Ok(layers(&image.layers, &sizes, image.size))
+            }
+            Err(Error::Refused { status: 404, .. }) => {
+                Err(Error::ImageNotFound { image: image.id.clone() })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The names `repository:tag` that match a pattern of the engine's (`*` is anything but `/`).
@@ -189,6 +217,27 @@ impl Engine {
     }
 }
 
+/// Of the digests of all layers and the sizes of all steps, lowest first: a step of no size may be an empty layer or
+/// none. Each layer is taken for the highest that it can be, so that what is not surely shared is not.
+fn layers(digests: &[String], steps: &[u64], size: u64) -> Vec<Layer> {
+    let sizes: Vec<u64> = steps.iter().copied().filter(|size| *size > 0).collect();
+    let id = |height: usize, number: usize, bytes: u64| {
+        let below = digests.get(..height).unwrap_or(digests).join(" ");
+        Digest::of(format!("{number} {bytes} {below}").as_bytes())
+    };
+    let empty = digests.len().saturating_sub(sizes.len());
+    let mut layers: Vec<Layer> = sizes
+        .iter()
+        .enumerate()
+        .map(|(number, bytes)| Layer { id: id(empty + number + 1, number, *bytes), bytes: *bytes })
+        .collect();
+    let untold = size.saturating_sub(sizes.iter().sum());
+    if untold > 0 {
+        layers.push(Layer { id: id(digests.len(), layers.len(), untold), bytes: untold });
+    }
+    layers
+}
+
 fn repository(reference: &ImageRef) -> String {
     format!("{}/{}", reference.registry, reference.repository)
 }
@@ -203,6 +252,31 @@ fn pushed_digest(tag: &str, status: &str) -> Option<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn digests(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn images_share_the_layers_that_they_have_in_common_from_below() {
+        let bytes = |layers: &[Layer]| layers.iter().map(|layer| layer.bytes).collect::<Vec<_>>();
+        let one = layers(&digests(&["base", "packages", "one"]), &[100, 0, 50, 0, 1], 151);
+        let two = layers(&digests(&["base", "packages", "two"]), &[100, 0, 50, 1, 0], 151);
+        assert_eq!((bytes(&one), &one[..2]), (vec![100, 50, 1], &two[..2]));
+        assert_ne!(one[2], two[2], "as large, and another");
+        let other = layers(&digests(&["base", "others", "one"]), &[100, 50, 1], 151);
+        assert_eq!(one[0], other[0]);
+        assert!(one[1].id != other[1].id && one[2].id != other[2].id);
+        // With an empty layer, of which nobody knows which it is.
+        let empty = layers(&digests(&["base", "none", "packages", "one"]), &[100, 0, 50, 1], 151);
+        assert_eq!(bytes(&empty), [100, 50, 1]);
+        let same = layers(&digests(&["base", "none", "packages", "two"]), &[100, 50, 0, 1], 151);
+        assert_eq!(empty[..2], same[..2]);
+        // Without a history, all of it is its own.
+        let untold = layers(&digests(&["base", "one"]), &[], 151);
+        assert_eq!(bytes(&untold), [151]);
+        assert_ne!(untold, layers(&digests(&["base", "two"]), &[], 151));
+    }
 
     #[test]
     fn the_digest_of_a_push_is_read_from_its_last_status() {

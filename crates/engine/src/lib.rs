@@ -62,7 +62,7 @@ pub use context::{CA_BUNDLE, ContextFile};
 pub use error::Error;
 pub use frames::OutputProblem;
 pub use hardening::Limits;
-pub use images::ImageInfo;
+pub use images::{ImageInfo, Layer};
 pub use park::{Parked, Turn};
 pub use run::{End, NameFiles, OutputSink, RUNNER, ReadOnlyFile, RunOutcome, RunRequest, Timings};
 pub use spent::Spent;

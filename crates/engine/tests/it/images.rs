@@ -73,6 +73,22 @@ async fn what_was_pushed_is_pulled_by_its_digest() {
 }
 
 #[tokio::test]
+async fn images_on_one_base_share_its_layers() {
+    let engine = engine().await;
+    let (one, two) = (function(&engine, "1").await, function(&engine, "22").await);
+    let layers = async |name: &str| {
+        let image = engine.image(name).await.unwrap().unwrap();
+        (engine.layers(&image).await.unwrap(), image.size)
+    };
+    let ((base, _), (one_has, size), (two_has, _)) =
+        (layers(BASE).await, layers(&one.0).await, layers(&two.0).await);
+    assert!(base.len() > 1 && one_has.len() == base.len() + 1);
+    assert_eq!((&one_has[..base.len()], &two_has[..base.len()]), (&base[..], &base[..]));
+    assert_eq!((one_has[base.len()].bytes, two_has[base.len()].bytes), (1, 2));
+    assert_eq!(one_has.iter().map(|layer| layer.bytes).sum::<u64>(), size);
+}
+
+#[tokio::test]
 async fn a_digest_that_the_registry_has_not_is_not_found() {
     let engine = engine().await;
     let (reference, login) = pushed(&engine).await;
@@ -146,6 +162,14 @@ async fn every_password_reaches_the_registry() {
 }
 
 #[tokio::test]
+async fn what_has_another_digest_than_was_asked_for_is_no_image() {
+    let engine = engine().await;
+    let port = lying_registry().await;
+    let error = engine.pull(&somewhere(port), None, LONG).await.unwrap_err();
+    assert!(matches!(error, Error::DigestMismatch { .. }) && !error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
 async fn an_image_that_a_container_uses_is_not_removed() {
     let engine = engine().await;
     let image = function(&engine, "pass").await;
@@ -207,6 +231,47 @@ async fn basic_auth_registry() -> (u16, Arc<Mutex<Vec<String>>>) {
         }
     });
     (port, seen)
+}
+
+/// Gives the same manifest, whatever is asked for, and calls it by what was asked for.
+async fn lying_registry() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = vec![0; 16 * 1024];
+                let length = connection.read(&mut request).await.unwrap_or_default();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+                let media_type = "application/vnd.docker.distribution.manifest.v2+json";
+                let descriptor = |media: &str, of: &str| {
+                    format!(
+                        r#"{{"mediaType":"{media}","size":{},"digest":"{}"}}"#,
+                        of.len(),
+                        Digest::of(of.as_bytes())
+                    )
+                };
+                let config = descriptor("application/vnd.docker.container.image.v1+json", "{}");
+                let layer = descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", "x");
+                let manifest = format!(
+                    r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{config},"layers":[{layer}]}}"#
+                );
+                let body = if path.contains("/manifests/") { manifest.as_str() } else { "{}" };
+                let digest = path.rsplit('/').next().unwrap_or_default();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nDocker-Distribution-Api-Version: registry/2.0\r\n\
+                     Content-Type: {media_type}\r\nDocker-Content-Digest: {digest}\r\n\
+                     Content-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                // To HEAD as to GET: the client closes where it wants no body.
+                let body = if request.starts_with("HEAD") { "" } else { body };
+                let _ = connection.write_all((answer + body).as_bytes()).await;
+            });
+        }
+    });
+    port
 }
 
 /// Standard base64, as HTTP's basic login wants it.

@@ -247,6 +247,63 @@ json.dump({
 }
 
 #[tokio::test]
+async fn what_a_function_may_use_is_the_kernels_to_watch() {
+    // Of either version of the control groups.
+    let code = r#"
+import json
+def read(*paths):
+    for path in paths:
+        try:
+            return open("/sys/fs/cgroup/" + path).read().split()
+        except FileNotFoundError:
+            pass
+period = read("cpu/cpu.cfs_period_us") or ["1"]
+cpu = read("cpu/cpu.cfs_quota_us", "cpu.max")
+cpu = int(cpu[0]) / int(cpu[1] if len(cpu) > 1 else period[0])
+swap = read("memory/memory.memsw.limit_in_bytes")
+json.dump({
+    "cpus": cpu,
+    "memory": int(read("memory/memory.limit_in_bytes", "memory.max")[0]),
+    "swap": int(swap[0]) - (100 << 20) if swap else int((read("memory.swap.max") or ["0"])[0]),
+    "pids": int(read("pids/pids.max", "pids.max")[0]),
+}, open("/output.json", "w"))
+"#;
+    let outcome = run(code, |request| {
+        request.limits.cpus = 1.5;
+        request.limits.memory_bytes = 100 << 20;
+        request.limits.pids = 77;
+    })
+    .await;
+    let output = outcome.output.unwrap_or_else(|_| panic!("{}", outcome.stderr.text()));
+    let seen: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    let expected = serde_json::json!({
+        "cpus": 1.5, "memory": 100 << 20, "swap": 0, "pids": 77,
+    });
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn more_than_its_512_mb_does_not_fit_into_tmp() {
+    let code = r#"
+import errno
+written = 0
+try:
+    with open("/tmp/large", "wb", buffering=0) as file:
+        while True:
+            written += file.write(bytes(1 << 20))
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    import os
+    os.unlink("/tmp/large")
+    open("/output.json", "w").write(str(written >> 20))
+"#;
+    let outcome = run(code, |_| ()).await;
+    assert_eq!(outcome.end, End::Exited(0), "{}", outcome.stderr.text());
+    let written: u32 = std::str::from_utf8(&outcome.output.unwrap()).unwrap().parse().unwrap();
+    assert!((500..=512).contains(&written), "{written} MiB");
+}
+
+#[tokio::test]
 async fn a_fork_bomb_ends_at_the_limit_of_processes() {
     let code = r#"
 import os, time
