@@ -41,7 +41,7 @@ pub use connection::{Bus, Options};
 pub use consumer::{Consumer, ConsumerOptions};
 pub use drains::{DrainOrder, Drains};
 pub use handler::{Delivery, Handler, HandlerError, Outcome, Outgoing};
-pub use live::{Live, LiveLines};
+pub use live::{LateFollower, Live, LiveLines, Position, Words};
 pub use outbox::Outbox;
 pub use pause::{Flow, Pause};
 pub use replicas::{ReplicaStatus, Replicas};
