@@ -95,18 +95,21 @@ impl Client {
 
     /// The build's states and log lines, from now on.
     pub async fn build_events(&self, id: BuildId) -> Result<BuildEvents, Error> {
-        let answer = self.events(&["builds", &id.to_string(), "events"]).await?;
+        let answer = self.events(&["builds", &id.to_string(), "events"], "").await?;
         Ok(BuildEvents::new(answer, self.url.clone()))
     }
 
-    /// The task's states and what its function writes, from now on.
-    pub async fn task_events(&self, id: TaskId) -> Result<TaskEvents, Error> {
-        let answer = self.events(&["tasks", &id.to_string(), "events"]).await?;
+    /// The task's states, and what its function writes: all of it, or what came after the event with this id.
+    pub async fn task_events(&self, id: TaskId, last: &str) -> Result<TaskEvents, Error> {
+        let answer = self.events(&["tasks", &id.to_string(), "events"], last).await?;
         Ok(TaskEvents::new(answer, self.url.clone()))
     }
 
-    async fn events(&self, path: &[&str]) -> Result<reqwest::Response, Error> {
-        let request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");
+    async fn events(&self, path: &[&str], last: &str) -> Result<reqwest::Response, Error> {
+        let mut request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");
+        if !last.is_empty() {
+            request = request.header("last-event-id", last);
+        }
         // No limit for the whole: builds and tasks take their time. The events have a limit for silence.
         let answer = tokio::time::timeout(ANSWER_LIMIT, request.send())
             .await

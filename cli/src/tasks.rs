@@ -63,7 +63,7 @@ async fn logs(id: TaskId, session: &Session, client: &Client) -> anyhow::Result<
     Ok(Exit::Done)
 }
 
-/// Shows what the function writes as it writes it. What it wrote before is stored once the task has ended.
+/// Shows what the function writes as it writes it, and what it wrote before.
 async fn follow_log(id: TaskId, session: &Session, client: &Client) -> anyhow::Result<Exit> {
     if client.task(id, None).await?.value.has_ended() {
         return logs(id, session, client).await;

@@ -57,8 +57,7 @@ async fn follow(
     }
 }
 
-/// Shows what a task's function writes until it ends, over as many connections as it takes. What is written while
-/// there is none is not seen: the log that is stored has it.
+/// Shows what a task's function writes until it ends, from its beginning, over as many connections as it takes.
 pub async fn task_log(
     client: &Client,
     id: TaskId,
@@ -66,12 +65,16 @@ pub async fn task_log(
     mut show: impl FnMut(&str),
 ) -> Result<Answer<Task>, Error> {
     let mut outage = Outage::default();
+    let mut last = String::new();
     loop {
         let follow = async {
-            let mut events = client.task_events(id).await?;
+            let mut events = client.task_events(id, &last).await?;
             loop {
                 let event = events.next().await?;
                 outage.is_over();
+                if !events.last_id().is_empty() {
+                    events.last_id().clone_into(&mut last);
+                }
                 match event {
                     TaskEvent::Status(status) => progress.stage(&status),
                     TaskEvent::Log(text) => show(&text),

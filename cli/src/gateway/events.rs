@@ -47,6 +47,7 @@ pub struct Events<T> {
     parser: Parser,
     ready: VecDeque<sse::Event>,
     url: Url,
+    last_id: String,
     of: PhantomData<fn() -> T>,
 }
 
@@ -64,6 +65,7 @@ impl<T: DeserializeOwned> Events<T> {
             parser: Parser::default(),
             ready: VecDeque::new(),
             url,
+            last_id: String::new(),
             of: PhantomData,
         }
     }
@@ -76,6 +78,7 @@ impl<T: DeserializeOwned> Events<T> {
         loop {
             while let Some(event) = self.ready.pop_front() {
                 let data = event.data;
+                self.last_id = event.id;
                 match event.name.as_str() {
                     "status" => return Ok(Event::Status(self.read::<Status>(&data)?.status)),
                     "log" => return Ok(Event::Log(self.read::<Log>(&data)?.text)),
@@ -105,6 +108,11 @@ impl<T: DeserializeOwned> Events<T> {
                 self.parser.push(&chunk).map_err(|error| self.not_ours(error.to_string()))?;
             self.ready.extend(events);
         }
+    }
+
+    /// Of the last event that had an id, for who asks again. Empty: none had.
+    pub fn last_id(&self) -> &str {
+        &self.last_id
     }
 
     fn read<D: DeserializeOwned>(&self, data: &str) -> Result<D, Error> {

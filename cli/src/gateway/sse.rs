@@ -8,6 +8,8 @@ pub struct Event {
     /// "message", unless the server names it.
     pub name: String,
     pub data: String,
+    /// By which who comes again says what it got last. Empty: none was given so far.
+    pub id: String,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +23,8 @@ pub struct Parser {
     begun: bool,
     name: String,
     data: String,
+    /// Of this event, or of the last one that had one.
+    id: String,
 }
 
 impl Parser {
@@ -62,7 +66,8 @@ impl Parser {
                 self.data.push_str(value);
                 self.data.push('\n');
             }
-            // A comment has no name before its colon. The gateway gives no ids: live lines can't be had again.
+            "id" if !value.contains('\0') => value.clone_into(&mut self.id),
+            // A comment has no name before its colon.
             _ => {}
         }
         None
@@ -74,7 +79,7 @@ impl Parser {
         // Without data it is no event.
         data.pop()?;
         let name = if name.is_empty() { "message".to_owned() } else { name };
-        Some(Event { name, data })
+        Some(Event { name, data, id: self.id.clone() })
     }
 }
 
@@ -83,7 +88,7 @@ mod tests {
     use super::*;
 
     fn event(name: &str, data: &str) -> Event {
-        Event { name: name.to_owned(), data: data.to_owned() }
+        Event { name: name.to_owned(), data: data.to_owned(), id: String::new() }
     }
 
     fn parse(text: &str) -> Vec<Event> {
@@ -95,6 +100,15 @@ mod tests {
         assert_eq!(
             parse("event: status\ndata: building\n\nevent:log\ndata:a\ndata: b\n\ndata: x\n\n"),
             [event("status", "building"), event("log", "a\nb"), event("message", "x")]
+        );
+    }
+
+    #[test]
+    fn an_id_is_that_of_the_last_event_that_had_one() {
+        let events = parse("data: a\n\nid: 1-7\ndata: b\n\ndata: c\n\nid\ndata: d\n\n");
+        assert_eq!(
+            events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(),
+            ["", "1-7", "1-7", ""]
         );
     }
 

@@ -1,4 +1,4 @@
-use crate::fake_gateway::{FakeGateway, Reply, TASK, problem};
+use crate::fake_gateway::{Chunk, FakeGateway, Reply, TASK, problem};
 use crate::program::{Running, mecapy, mecapy_with_input};
 
 fn task(rest: &str) -> Reply {
@@ -101,6 +101,35 @@ async fn logs_go_to_the_stream_that_they_were_written_to() {
     assert_eq!(ended.json(), serde_json::json!({ "stdout": "out\u{1b}[0m\n", "stderr": "err\n" }));
     let ended = mecapy(&["tasks", "cancel", TASK, "--url", &gateway.url]).await.expect(0);
     assert_eq!(ended.stdout, format!("task {TASK}: cancelled\n"));
+}
+
+#[tokio::test]
+async fn a_log_is_followed_over_a_lost_connection_without_a_line_twice() {
+    let events = format!("GET /tasks/{TASK}/events");
+    let gateway = FakeGateway::start(move |request, before| match before {
+        0 => task(r#""status":"running""#),
+        _ if request.line != events => problem(404, "not-found", "there is no such thing", None),
+        // Only the first says something before it is lost.
+        2 => Reply::Events(vec![
+            Chunk::Text("event: status\ndata: {\"status\":\"running\"}\n\n"),
+            Chunk::Break,
+        ]),
+        1 => Reply::Events(vec![
+            Chunk::Text("event: status\ndata: {\"status\":\"running\"}\n\n"),
+            Chunk::Text("event: log\nid: 1-4\ndata: {\"text\":\"one\\n\"}\n\nevent: lo"),
+            Chunk::Break,
+        ]),
+        _ => Reply::Events(vec![Chunk::Text(
+            "event: log\nid: 1-8\ndata: {\"text\":\"two\\n\"}\n\n\
+             event: ended\ndata: {\"task_id\":\"018f4e3e-0000-7000-8000-00000000000a\",\"function_id\":456,\"status\":\"succeeded\"}\n\n",
+        )]),
+    })
+    .await;
+    let ended = mecapy(&["tasks", "logs", "-f", TASK, "--url", &gateway.url]).await.expect(0);
+    assert_eq!(ended.stdout, "one\ntwo\n", "{ended:#?}");
+    let requests = gateway.requests();
+    let last: Vec<_> = requests.iter().map(|request| request.header("last-event-id")).collect();
+    assert_eq!(last, [None, None, Some("1-4"), Some("1-4")]);
 }
 
 #[tokio::test]

@@ -105,6 +105,8 @@
   let events;
   let ended = false;
   let reconnect = 0;
+  // The last part of a log that was shown, where those that write it count.
+  let after = "";
   const stop = () => {
     ended = true;
     clearTimeout(reconnect);
@@ -114,7 +116,7 @@
   const connect = () => {
     // On the way back to a page, two may want to.
     events?.close();
-    events = new EventSource(address);
+    events = new EventSource(after ? `${address}?after=${encodeURIComponent(after)}` : address);
     events.addEventListener("open", () => say("live"));
     events.addEventListener("error", () => {
       if (ended) return;
@@ -126,7 +128,10 @@
       reconnect = setTimeout(() => { connect(); soon(); }, RECONNECT_MS);
     });
     events.addEventListener("changed", soon);
-    events.addEventListener("log", (event) => append(JSON.parse(event.data)));
+    events.addEventListener("log", (event) => {
+      after = event.lastEventId;
+      append(JSON.parse(event.data));
+    });
     events.addEventListener("end", () => {
       stop();
       soon();

@@ -23,6 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::Gateway;
 
+pub(crate) use events::{log_event, told};
 pub(crate) use problem::panicked;
 pub(crate) use request::{build_id, delivery_id, function_id, task_id, webhook_id};
 

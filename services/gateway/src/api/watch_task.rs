@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use mecapy_bus::{Position, Words};
 use mecapy_proto::TaskId;
 use mecapy_store::TaskState;
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ pub(crate) enum TaskEvent {
     /// The first event, and each change.
     Status(TaskState),
     /// What the function wrote, to either stream, since the last of these.
-    Log(String),
+    Log(Words),
     /// The last event.
     Ended(Box<view::Task>),
 }
@@ -32,24 +33,25 @@ struct Watch {
     caller: Caller,
     id: TaskId,
     to: mpsc::Sender<TaskEvent>,
-    words: Pin<Box<dyn Stream<Item = String> + Send>>,
+    words: Pin<Box<dyn Stream<Item = Words> + Send>>,
     seen: Option<TaskState>,
     /// The largest result that is part of the end.
     inline: u64,
 }
 
 impl Api {
-    /// The events of a task until its end: at once the state that it is in. It ends without an end when this process
-    /// does.
+    /// The events of a task until its end: at once the state that it is in, and what its function wrote after what
+    /// was `told` already. It ends without an end when this process does.
     pub(crate) async fn watch_task(
         &self,
         caller: &Caller,
         id: TaskId,
         inline: u64,
+        told: Position,
     ) -> Result<ReceiverStream<TaskEvent>, Error> {
         self.task(caller, id, Duration::ZERO, 0).await?;
         // Before the first look, so that nothing is lost between the two.
-        let words = Box::pin(self.0.live.task_log(id).subscribe().await?);
+        let words = Box::pin(self.0.live.follow_task_log(id, told).await?);
         let (to, events) = mpsc::channel(BUFFER);
         let (api, caller) = (self.clone(), caller.clone());
         tokio::spawn(Watch { api, caller, id, to, words, seen: None, inline }.run());

@@ -4,17 +4,20 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::{Stream, StreamExt as _, stream};
+use mecapy_bus::Position;
+use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::problem::Answer;
 use super::text;
 use crate::Gateway;
 use crate::api::{BuildEvent, Session, TaskEvent};
-use crate::http::{build_id, task_id};
+use crate::http::{build_id, log_event, task_id, told};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Changes within this time are one.
@@ -34,10 +37,9 @@ fn end() -> Event {
     Event::default().event("end").data("1")
 }
 
-fn log(text: &str) -> Event {
-    // As JSON: a line may hold what can't stand in an event.
-    let data = serde_json::Value::String(text::piece(text)).to_string();
-    Event::default().event("log").data(data)
+/// As JSON: a line may hold what can't stand in an event.
+fn piece(text: &str) -> String {
+    serde_json::Value::String(text::piece(text)).to_string()
 }
 
 fn answer(events: impl Stream<Item = Event> + Send + 'static, session: &Session) -> Response {
@@ -72,23 +74,35 @@ pub(super) async fn build(
     let events = events.flat_map(|event| {
         stream::iter(match event {
             BuildEvent::Status(_) => vec![changed()],
-            BuildEvent::Log(text) => vec![log(&text)],
+            BuildEvent::Log(text) => vec![Event::default().event("log").data(piece(&text))],
             BuildEvent::Ended(_) => vec![changed(), end()],
         })
     });
     Ok(answer(events, &session))
 }
 
+/// A page that was there before.
+#[derive(Debug, Deserialize)]
+pub(super) struct Again {
+    /// The id of the last event that it got.
+    after: Option<String>,
+}
+
 pub(super) async fn task(
     State(gateway): State<Gateway>,
     session: Session,
     Path(id): Path<String>,
+    Query(again): Query<Again>,
+    headers: HeaderMap,
 ) -> Answer {
-    let events = gateway.api.watch_task(&session.caller, task_id(&id)?, 0).await?;
+    // A stream that the browser itself opens again has the newer word in its header.
+    let last = again.after.as_deref().and_then(Position::parse).unwrap_or_default();
+    let told = last.max(told(&headers));
+    let events = gateway.api.watch_task(&session.caller, task_id(&id)?, 0, told).await?;
     let events = events.flat_map(|event| {
         stream::iter(match event {
             TaskEvent::Status(_) => vec![changed()],
-            TaskEvent::Log(text) => vec![log(&text)],
+            TaskEvent::Log(words) => vec![log_event(&words).data(piece(&words.text))],
             TaskEvent::Ended(_) => vec![changed(), end()],
         })
     });

@@ -1,5 +1,7 @@
 //! A build as it goes, as server-sent events.
 
+use futures::StreamExt as _;
+use mecapy_bus::Position;
 use mecapy_store::{TaskState, builds, tasks};
 use reqwest::Method;
 use serde_json::json;
@@ -99,4 +101,34 @@ async fn who_watches_a_task_sees_what_its_function_writes_and_its_end() {
     assert_eq!(events.next().await.unwrap().0, "ended");
     let other = door.request(Method::GET, "/tasks/018f4e3e-0000-7000-8000-000000000000/events");
     assert_eq!(other.send().await.unwrap().status(), 404);
+}
+
+#[tokio::test]
+async fn who_comes_late_sees_what_a_function_has_written_and_who_comes_again_what_is_new() {
+    let door = Door::open().await;
+    let function = door.ready_function("stats").await;
+    let id =
+        door.post(&format!("/functions/{function}/tasks"), json!({ "inputs": {} })).await.task();
+    tasks::claim(&door.pool, id, "worker").await.unwrap().unwrap();
+    let mut followers = Box::pin(door.live.late_followers().await.unwrap());
+    door.bus.flush().await;
+    // As the worker that has it: this is what was written.
+    let mut answer = async || {
+        let follower = tokio::time::timeout(PATIENCE, followers.next()).await.unwrap().unwrap();
+        assert_eq!(follower.task, id);
+        follower.answer("one\ntwo\n".to_owned(), Position { attempt: 1, bytes: 8 }).await;
+    };
+    let path = format!("/tasks/{id}/events");
+    for (last, expected) in
+        [(None, "one\ntwo\n"), (Some("1-4"), "two\n"), (Some("nonsense"), "one\ntwo\n")]
+    {
+        let mut request = door.request(Method::GET, &path);
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let (events, ()) = tokio::join!(request.send(), answer());
+        let mut events = Events::of(events.unwrap());
+        assert_eq!(events.next().await.unwrap().0, "status");
+        assert_eq!(events.next().await.unwrap(), ("log".into(), json!({ "text": expected })));
+    }
 }
