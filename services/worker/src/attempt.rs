@@ -23,11 +23,14 @@ use crate::report::Report;
 use crate::running::InHand;
 use crate::slot::Used;
 use crate::worker::{LOOK_EVERY, Worker, tell_the_end};
-use crate::{live_log, metric_definitions as metrics, storage};
+use crate::{metric_definitions as metrics, storage};
 
 /// A used container's removal waits until the result is kept and short tasks have ended, but no longer: what the function
 /// left running ends with it.
 const REMOVE_WITHIN: Duration = Duration::from_secs(1);
+/// A container that waits for the next task with these dependencies is started when this one's has ended, since beside
+/// it both take longer; or after this, where it takes long.
+const LEARN_AFTER: Duration = Duration::from_secs(1);
 
 /// An attempt's container has ended, or could not be run.
 pub(crate) struct Executed {
@@ -87,18 +90,29 @@ impl Worker {
             worker: &self.name,
             runtime: self.options.runtime.clone(),
             max_uses: self.options.pool.max_uses,
-            live: live_log::sink(self.live.task_log(task.id())),
+            live: self.logs.sink(&self.live, task.id(), attempt),
             cancelled: &in_hand.cancelled,
         };
-        if let Start::Plain(image) = &start {
-            self.learn(&choice, Arc::clone(image));
-        }
+        let to_learn = match &start {
+            Start::Plain(image) => Some(Arc::clone(image)),
+            Start::Parked(..) => None,
+        };
         let span = tracing::info_span!(
             "run",
             container.image.name = choice.repository.as_str(),
             oci.manifest.digest = %choice.digest,
         );
-        let ran = execution.run(start).instrument(span).await;
+        let ran = {
+            let mut run = std::pin::pin!(execution.run(start).instrument(span));
+            let early = tokio::time::timeout(LEARN_AFTER, &mut run).await.ok();
+            if let Some(image) = to_learn {
+                self.learn(&choice, image);
+            }
+            match early {
+                Some(ran) => ran,
+                None => run.await,
+            }
+        };
         drop(execution);
         Executed { choice, cache, fetch, limits, ran }
     }

@@ -55,6 +55,14 @@ impl Code {
     }
 }
 
+#[cfg(test)]
+impl Code {
+    pub(crate) fn of_bytes(bytes: Bytes) -> Self {
+        let (key, imports) = (PoolKey(Digest::of(b"dependencies")), Vec::new());
+        Self { key, bytes, mtime: 0, imports, early_imports: true, uses: 1 }
+    }
+}
+
 /// Why a function of this image runs in a container of its own image only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unsuitable {

@@ -176,4 +176,23 @@ mod tests {
             assert_eq!(sources.primary.is_closed(), answers_pings);
         }
     }
+
+    #[tokio::test]
+    async fn the_newest_used_are_kept_within_a_number_of_bytes() {
+        mecapy_service::install_tls();
+        let codes = Codes::new(silent(true).await.0);
+        let digest = |number: u8| Digest::of(&[number]);
+        let large = Arc::new(Code::of_bytes(vec![0; MAX_BYTES / 4].into()));
+        let kept = || (0..6).filter(|number| codes.has(digest(*number))).collect::<Vec<_>>();
+        for number in 0..4 {
+            codes.keep(digest(number), Some(Arc::clone(&large)));
+        }
+        assert_eq!(kept(), [1, 2, 3]);
+        assert!(codes.get("functions/f", digest(1)).await.is_some());
+        codes.keep(digest(4), Some(Arc::clone(&large)));
+        codes.keep(digest(5), None);
+        assert_eq!(kept(), [1, 3, 4, 5]);
+        codes.keep(digest(1), None);
+        assert_eq!(codes.kept().bytes, 2 * (large.bytes.len() + ENTRY_BYTES) + 2 * ENTRY_BYTES);
+    }
 }

@@ -8,6 +8,8 @@ use mecapy_registry::Registries;
 use mecapy_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
+use crate::machine_memory;
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -27,7 +29,7 @@ pub struct Options {
     /// Names this worker in rows, events and on its containers. The same after a restart, and no other worker's:
     /// at start, containers that carry it are removed. None: the host's name and the admin port.
     pub name: Option<String>,
-    /// Tasks that run at once. None: one a core.
+    /// Tasks that run at once. None: one a core, where the machine's memory has room for what each may take.
     pub slots: Option<usize>,
     /// Attempts of a task, before it counts as lost.
     pub max_attempts: u32,
@@ -135,7 +137,7 @@ impl Default for LimitOptions {
 #[serde(default, deny_unknown_fields)]
 pub struct CacheOptions {
     pub max_images: usize,
-    /// Unpacked. A layer that several images share is counted for each of them, so the disk holds less.
+    /// Unpacked; a layer that several images share is counted once.
     pub max_gib: u64,
     /// For one pull from one registry.
     pub pull_timeout_seconds: u64,
@@ -159,7 +161,10 @@ impl Config {
 
 impl Options {
     pub(crate) fn slots(&self) -> usize {
-        self.slots.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        self.slots.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            slots_of(cores, machine_memory::total(), self.limits.memory_mib << 20)
+        })
     }
 
     /// The limits of a task that asks for `timeout_ms` (0: for nothing).
@@ -222,6 +227,13 @@ impl Options {
     }
 }
 
+/// For tasks that may take so many bytes each.
+fn slots_of(cores: usize, memory: Option<u64>, each: u64) -> usize {
+    let fit = memory.and_then(|memory| memory.checked_div(each));
+    let fit = fit.and_then(|fit| usize::try_from(fit).ok()).unwrap_or(cores);
+    cores.min(fit).max(1)
+}
+
 impl mecapy_service::Config for Config {
     fn service(&self) -> &mecapy_service::Options {
         &self.service
@@ -279,6 +291,17 @@ mod tests {
         assert!(
             problem(|c| c.worker.cache.max_images = 0).starts_with("worker.cache.max_images: ")
         );
+    }
+
+    #[test]
+    fn slots_are_as_many_as_cores_and_memory_allow() {
+        let gib = |count: u64| Some(count << 30);
+        for (cores, memory, expected) in
+            [(2, gib(24), 2), (8, gib(7), 3), (8, gib(16), 8), (1, gib(1), 1), (4, None, 4)]
+        {
+            assert_eq!(slots_of(cores, memory, 2 << 30), expected, "{cores} {memory:?}");
+        }
+        assert_eq!(Options { slots: Some(9), ..Options::default() }.slots(), 9);
     }
 
     #[test]

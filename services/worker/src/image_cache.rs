@@ -6,7 +6,10 @@
 //! 2. What is pinned is never given.
 //! 3. What is given is the least recently used of what isn't pinned.
 
+use std::collections::HashMap;
+
 use lru::LruCache;
+use mecapy_engine::Layer;
 use mecapy_registry::Digest;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +25,7 @@ pub(crate) struct Image {
     pub id: String,
     /// `registry/repository@digest`: removing all of them removes the image.
     pub names: Vec<String>,
-    /// Of all its layers, unpacked.
-    pub bytes: u64,
+    pub layers: Vec<Layer>,
 }
 
 /// A hold on one image. It must be given back by [`Cache::unpin`].
@@ -47,21 +49,25 @@ pub(crate) struct Cache {
     bounds: Bounds,
     /// Without a capacity: the crate's own would put out what is pinned.
     entries: LruCache<Digest, Entry>,
+    /// How many images have each layer.
+    layers: HashMap<Digest, usize>,
+    /// Of all layers, each once.
     bytes: u64,
     generations: u64,
 }
 
 impl Cache {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { bounds, entries: LruCache::unbounded(), bytes: 0, generations: 0 }
+        let (entries, layers) = (LruCache::unbounded(), HashMap::new());
+        Self { bounds, entries, layers, bytes: 0, generations: 0 }
     }
 
     /// Takes an image in, as the most recently used, in place of what was known under this digest.
     pub(crate) fn insert(&mut self, digest: Digest, image: Image) {
-        self.bytes += image.bytes;
+        self.add_layers(&image);
         if let Some(entry) = self.entries.get_mut(&digest) {
-            self.bytes -= entry.image.bytes;
-            entry.image = image;
+            let replaced = std::mem::replace(&mut entry.image, image);
+            self.drop_layers(&replaced);
             return;
         }
         self.generations += 1;
@@ -132,13 +138,36 @@ impl Cache {
 
     fn remove(&mut self, digest: Digest) -> Option<Image> {
         let entry = self.entries.pop(&digest)?;
-        self.bytes -= entry.image.bytes;
+        self.drop_layers(&entry.image);
         Some(entry.image)
+    }
+
+    fn add_layers(&mut self, image: &Image) {
+        for layer in &image.layers {
+            let images = self.layers.entry(layer.id).or_default();
+            if *images == 0 {
+                self.bytes += layer.bytes;
+            }
+            *images += 1;
+        }
+    }
+
+    fn drop_layers(&mut self, image: &Image) {
+        for layer in &image.layers {
+            let Some(images) = self.layers.get_mut(&layer.id) else { continue };
+            *images -= 1;
+            if *images == 0 {
+                self.layers.remove(&layer.id);
+                self.bytes -= layer.bytes;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -147,8 +176,16 @@ mod tests {
         Digest::of(&[number])
     }
 
+    /// With one layer of its own.
     fn image(bytes: u64) -> Image {
-        Image { id: format!("sha256:{bytes}"), names: Vec::new(), bytes }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let id = Digest::of(&MADE.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        on(&[], Layer { id, bytes })
+    }
+
+    fn on(layers: &[Layer], top: Layer) -> Image {
+        let layers = layers.iter().copied().chain([top]).collect();
+        Image { id: format!("sha256:{}", top.bytes), names: Vec::new(), layers }
     }
 
     fn drain(cache: &mut Cache) -> Vec<Digest> {
@@ -187,6 +224,30 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_images_share_is_counted_once() {
+        let layer = |number: u8, bytes: u64| Layer { id: digest(number), bytes };
+        let base = [layer(101, 50), layer(102, 20)];
+        let mut cache = Cache::new(Bounds { images: 10, bytes: 80 });
+        for number in 1..=5 {
+            cache.insert(digest(number), on(&base, layer(number, 2)));
+        }
+        assert_eq!((cache.bytes(), drain(&mut cache)), (80, vec![]));
+        cache.insert(digest(6), on(&base[..1], layer(6, 1)));
+        assert_eq!((cache.bytes(), drain(&mut cache)), (81, vec![digest(1)]));
+        // The same once more, and with other layers.
+        cache.insert(digest(6), on(&base[..1], layer(6, 1)));
+        assert_eq!(cache.bytes(), 79);
+        cache.insert(digest(6), on(&[], layer(7, 3)));
+        assert_eq!(cache.bytes(), 81);
+        assert_eq!(drain(&mut cache), [digest(2)]);
+        for number in 3..=5 {
+            let pin = cache.pin(digest(number)).unwrap();
+            cache.forget(&pin);
+        }
+        assert_eq!((cache.len(), cache.bytes()), (1, 3), "what none has any more is not counted");
+    }
+
+    #[test]
     fn a_pin_of_a_forgotten_image_does_not_hold_the_one_that_came_back() {
         let mut cache = Cache::new(Bounds { images: 0, bytes: 0 });
         cache.insert(digest(1), image(1));
@@ -203,7 +264,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Insert(u8, u64),
+        Insert(u8, Vec<(u8, u64)>),
         Pin(u8),
         Unpin(usize),
         Forget(usize),
@@ -212,7 +273,14 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0u8..12, 0u64..40).prop_map(|(number, bytes)| Step::Insert(number, bytes)),
+            (0u8..12, proptest::collection::btree_set(0u8..9, 0..4)).prop_map(
+                |(number, layers)| {
+                    Step::Insert(
+                        number,
+                        layers.into_iter().map(|n| (n, u64::from(n) * 7)).collect(),
+                    )
+                }
+            ),
             (0u8..12).prop_map(Step::Pin),
             any::<usize>().prop_map(Step::Unpin),
             any::<usize>().prop_map(Step::Forget),
@@ -231,7 +299,11 @@ mod tests {
             let mut pins: Vec<Pin> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Insert(number, bytes) => cache.insert(digest(number), image(bytes)),
+                    Step::Insert(number, layers) => {
+                        let layers = layers.into_iter().map(|(n, bytes)| Layer { id: digest(100 + n), bytes });
+                        let image = Image { layers: layers.collect(), ..image(0) };
+                        cache.insert(digest(number), image);
+                    }
                     Step::Pin(number) => pins.extend(cache.pin(digest(number))),
                     Step::Unpin(which) if !pins.is_empty() => {
                         let pin = pins.swap_remove(which % pins.len());
@@ -251,7 +323,9 @@ mod tests {
                         prop_assert!(cache.is_within_bounds() || cache.len() == pinned.len());
                     }
                 }
-                let total: u64 = cache.entries.iter().map(|(_, entry)| entry.image.bytes).sum();
+                let layers = cache.entries.iter().flat_map(|(_, entry)| &entry.image.layers);
+                let each: HashMap<Digest, u64> = layers.map(|layer| (layer.id, layer.bytes)).collect();
+                let total: u64 = each.values().sum();
                 prop_assert_eq!(cache.bytes(), total);
                 for pin in &pins {
                     prop_assert!(cache.entries.peek(&pin.digest).is_some_and(|entry| entry.pins > 0));

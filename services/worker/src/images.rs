@@ -24,6 +24,8 @@ use crate::{local_images, metric_definitions as metrics};
 
 /// How long an image that is too much stays for the sake of a moment without tasks.
 const EVICT_WITHIN: Duration = Duration::from_secs(10);
+/// When one that could not be put out is tried again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// A handle; cheap to clone.
 #[derive(Clone)]
@@ -163,8 +165,9 @@ impl Images {
             .find_map(|(known, names)| (known == digest).then_some(names))
             .unwrap_or_else(|| vec![name.clone()]);
 
+        let layers = engine.layers(&info).await.map_err(failed)?;
         let mut state = self.state();
-        state.cache.insert(digest, Image { id: info.id, names, bytes: info.size });
+        state.cache.insert(digest, Image { id: info.id, names, layers });
         // Held before anybody can put it out.
         let pin = state.cache.pin(digest).ok_or(NotPulled::Interrupted)?;
         drop(state);
@@ -174,20 +177,23 @@ impl Images {
 
     /// Puts out what is too much, for as long as the process runs.
     async fn evict(self) {
+        let mut wait = LOOK_AGAIN_AFTER;
         loop {
-            self.0.changed.notified().await;
+            let _ = tokio::time::timeout(wait, self.0.changed.notified()).await;
+            wait = Duration::MAX;
             // What is too much since a task's pull goes when that one has ended.
             while !self.state().cache.is_within_bounds() {
                 let _turn = self.0.background.turn(EVICT_WITHIN).await;
                 let Some((digest, image)) = self.pop_excess() else { break };
                 if let Err(error) = self.remove(&image).await {
-                    // A container of somebody else has it, or the engine is away: tried again with the next change.
+                    // A container has it that is on its way out, or somebody else's, or the engine is away.
                     tracing::warn!(%digest, error = mecapy_service::chain(&error), "an image could not be put out");
                     self.state().cache.insert(digest, image);
+                    wait = LOOK_AGAIN_AFTER;
                     break;
                 }
                 metrics::evicted();
-                tracing::info!(%digest, bytes = image.bytes, "put an image out");
+                tracing::info!(%digest, "put an image out");
             }
             let state = self.state();
             metrics::cached(state.cache.len(), state.cache.bytes());

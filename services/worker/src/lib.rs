@@ -83,6 +83,7 @@ use crate::drain::Drain;
 use crate::heartbeat::Heartbeat;
 use crate::image_cache::Bounds;
 use crate::images::Images;
+use crate::live_log::LiveLogs;
 use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::running::Running;
@@ -121,7 +122,10 @@ pub async fn run(
     tokio::spawn(watch_engine(engine.clone(), docker));
     let running = Running::default();
     tokio::spawn(running.clone().listen(backbone.live.clone()));
-    let pool = Pool::new(engine.clone(), config.worker.clone(), name.clone(), background.clone());
+    let logs = LiveLogs::default();
+    tokio::spawn(logs.clone().listen(backbone.live.clone()));
+    let pool =
+        Pool::new(engine.clone(), config.worker.clone(), name.clone(), background.clone()).await;
     tokio::spawn(pool.clone().tend());
     tokio::spawn(leftovers::watch(engine.clone(), name.clone(), running.clone(), pool.clone()));
 
@@ -174,6 +178,7 @@ pub async fn run(
         running,
         peers,
         live: backbone.live.clone(),
+        logs,
         background,
         afterwards: afterwards.clone(),
     };
@@ -228,7 +233,7 @@ async fn try_begin(
     let engine = Engine::connect(&config.docker).await?;
     check_runtime(&engine, config.worker.runtime.as_deref()).await?;
     leftovers::remove_all(&engine, name).await?;
-    let found = local_images::list(&config.docker, &sources.hosts()).await?;
+    let found = local_images::list(&engine, &config.docker, &sources.hosts()).await?;
     tracing::info!(images = found.len(), "images of before are kept");
     let images = Images::new(engine.clone(), sources.clone(), background.clone(), bounds, found);
     Ok((engine, images))

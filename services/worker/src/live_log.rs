@@ -1,11 +1,14 @@
-//! What a function writes, to onlookers while it runs: gathered for a moment, within a limit, and never waited for.
-//! All of it is kept on S3 at the end.
+//! What a function writes, to onlookers while it runs: gathered for a moment, within a limit, and never waited for. Who
+//! comes late is told of what was written before. All of it is kept on S3 at the end.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mecapy_bus::LiveLines;
+use futures::StreamExt as _;
+use mecapy_bus::{Live, LiveLines, Position};
 use mecapy_engine::OutputSink;
+use mecapy_proto::TaskId;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -14,7 +17,12 @@ const GATHER: Duration = Duration::from_millis(50);
 /// And no more than this in it; the rest is left out, with a note.
 const MAX_BYTES: usize = 64 * 1024;
 
-#[derive(Default)]
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The logs of the tasks that run here. A handle; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct LiveLogs(Arc<Mutex<HashMap<TaskId, Arc<Gathered>>>>);
+
 struct Gathered {
     text: Mutex<Text>,
     written: Notify,
@@ -24,21 +32,66 @@ struct Gathered {
 struct Text {
     bytes: Vec<u8>,
     left_out: usize,
+    /// The last of what was sent.
+    sent: String,
+    /// Where that ends.
+    end: Position,
 }
 
-/// Where a function's pieces go. It ends, and sends what is left, when the sink is dropped.
-pub(crate) fn sink(lines: LiveLines) -> OutputSink {
-    let gathered = Arc::new(Gathered::default());
-    let over = CancellationToken::new();
-    tokio::spawn(send(lines, Arc::clone(&gathered), over.clone()));
-    let until_dropped: DropGuard = over.drop_guard();
-    OutputSink::new(move |piece| {
-        let _ = &until_dropped;
-        gathered.push(piece);
-    })
+impl LiveLogs {
+    /// Where the pieces of one attempt's function go. It ends, and sends what is left, when the sink is dropped.
+    pub(crate) fn sink(&self, live: &Live, id: TaskId, attempt: i32) -> OutputSink {
+        let end = Position { attempt: attempt.unsigned_abs(), bytes: 0 };
+        let text = Mutex::new(Text { end, ..Text::default() });
+        let gathered = Arc::new(Gathered { text, written: Notify::new() });
+        self.logs().insert(id, Arc::clone(&gathered));
+        let over = CancellationToken::new();
+        let (logs, lines) = (self.clone(), live.task_log(id));
+        let (from, until) = (Arc::clone(&gathered), over.clone());
+        tokio::spawn(async move {
+            send(lines, &from, until).await;
+            logs.forget(id, &from);
+        });
+        let until_dropped: DropGuard = over.drop_guard();
+        OutputSink::new(move |piece| {
+            let _ = &until_dropped;
+            gathered.push(piece);
+        })
+    }
+
+    /// Answers those who come late, for as long as the process runs.
+    pub(crate) async fn listen(self, live: Live) {
+        loop {
+            match live.late_followers().await {
+                Ok(followers) => {
+                    let mut followers = std::pin::pin!(followers);
+                    while let Some(follower) = followers.next().await {
+                        let so_far = self.logs().get(&follower.task).map(|log| log.so_far());
+                        if let Some((text, end)) = so_far {
+                            follower.answer(text, end).await;
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "who follows a log late is not heard"),
+            }
+            tokio::time::sleep(LISTEN_AGAIN_AFTER).await;
+        }
+    }
+
+    /// Unless a newer attempt has taken its place.
+    fn forget(&self, id: TaskId, log: &Arc<Gathered>) {
+        let mut logs = self.logs();
+        if logs.get(&id).is_some_and(|current| Arc::ptr_eq(current, log)) {
+            logs.remove(&id);
+        }
+    }
+
+    fn logs(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Gathered>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-async fn send(lines: LiveLines, gathered: Arc<Gathered>, over: CancellationToken) {
+async fn send(lines: LiveLines, gathered: &Gathered, over: CancellationToken) {
     let mut is_over = false;
     while !is_over {
         tokio::select! {
@@ -48,9 +101,9 @@ async fn send(lines: LiveLines, gathered: Arc<Gathered>, over: CancellationToken
         if !is_over {
             tokio::time::sleep(GATHER).await;
         }
-        let text = gathered.text().take(is_over);
+        let (begin, text) = gathered.text().take(is_over);
         if !text.is_empty() {
-            lines.send(text).await;
+            lines.send_at(begin, text).await;
         }
     }
 }
@@ -59,6 +112,12 @@ impl Gathered {
     fn push(&self, piece: &[u8]) {
         self.text().push(piece);
         self.written.notify_one();
+    }
+
+    /// The last of what was sent, and where it ends.
+    fn so_far(&self) -> (String, Position) {
+        let text = self.text();
+        (text.sent.clone(), text.end)
     }
 
     fn text(&self) -> MutexGuard<'_, Text> {
@@ -73,8 +132,8 @@ impl Text {
         self.left_out += piece.len() - room;
     }
 
-    /// What is there; the beginning of a character waits for the rest of it.
-    fn take(&mut self, is_over: bool) -> String {
+    /// What is there, and where it begins; the beginning of a character waits for the rest of it.
+    fn take(&mut self, is_over: bool) -> (Position, String) {
         let unfinished = match std::str::from_utf8(&self.bytes) {
             Err(error) if !is_over && self.left_out == 0 && error.error_len().is_none() => {
                 self.bytes.split_off(error.valid_up_to())
@@ -89,7 +148,12 @@ impl Text {
                 "\n[... {left_out} bytes left out here; the log has them ...]\n"
             ));
         }
-        text
+        let begin = self.end;
+        self.end.bytes += text.len() as u64;
+        self.sent.push_str(&text);
+        let too_much = self.sent.len().saturating_sub(MAX_BYTES);
+        self.sent.drain(..self.sent.ceil_char_boundary(too_much));
+        (begin, text)
     }
 }
 
@@ -102,20 +166,35 @@ mod tests {
         let mut text = Text::default();
         let two = "aä".as_bytes();
         text.push(&two[..2]);
-        assert_eq!(text.take(false), "a");
+        assert_eq!(text.take(false).1, "a");
         text.push(&two[2..]);
-        assert_eq!(text.take(false), "ä");
+        assert_eq!(text.take(false).1, "ä");
         text.push(&two[..2]);
-        assert_eq!(text.take(true), "a\u{fffd}");
+        assert_eq!(text.take(true).1, "a\u{fffd}");
         text.push(b"\xff!");
         assert_eq!(
-            text.take(false),
+            text.take(false).1,
             "\u{fffd}!",
             "what never becomes a character is not waited for"
         );
         text.push(&vec![b'x'; MAX_BYTES + 7]);
-        let taken = text.take(false);
+        let (_, taken) = text.take(false);
         assert!(taken.ends_with("x\n[... 7 bytes left out here; the log has them ...]\n"));
-        assert_eq!(text.take(true), "");
+        assert_eq!(text.take(true).1, "");
+    }
+
+    #[test]
+    fn the_last_of_what_was_sent_is_there_for_who_comes_late() {
+        let mut text = Text { end: Position { attempt: 2, bytes: 0 }, ..Text::default() };
+        text.push("ä".repeat(MAX_BYTES / 2 - 1).as_bytes());
+        text.push(b"b");
+        let (first, taken) = text.take(false);
+        assert_eq!((first.bytes, taken.len()), (0, MAX_BYTES - 1));
+        text.push(b"cd");
+        let (second, taken) = text.take(false);
+        assert_eq!((second.attempt, second.bytes, taken.as_str()), (2, MAX_BYTES as u64 - 1, "cd"));
+        assert_eq!(text.end.bytes, MAX_BYTES as u64 + 1);
+        assert!(text.sent.len() == MAX_BYTES - 1 && text.sent.starts_with('ä'));
+        assert!(text.sent.ends_with("bcd"));
     }
 }

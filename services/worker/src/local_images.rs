@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use bollard::query_parameters::ListImagesOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use mecapy_engine::Engine;
 use mecapy_registry::{Digest, ImageRef};
 
 use crate::Error;
@@ -13,9 +15,11 @@ use crate::image_cache::Image;
 pub(crate) const FUNCTION_LABEL: &str = "org.mecapy.function.id";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 const LIMIT_SECONDS: u64 = 60;
+const LOOKS_AT_ONCE: usize = 8;
 
 /// All images with the label that came from one of these registries, oldest first.
 pub(crate) async fn list(
+    engine: &Engine,
     options: &mecapy_engine::Options,
     registries: &[&str],
 ) -> Result<Vec<(Digest, Image)>, Error> {
@@ -30,15 +34,21 @@ pub(crate) async fn list(
     let options = ListImagesOptionsBuilder::default().filters(&filters).build();
     let mut images = docker.list_images(Some(options)).await?;
     images.sort_by_key(|image| image.created);
-    Ok(images
-        .into_iter()
-        .flat_map(|image| {
-            let bytes = u64::try_from(image.size).unwrap_or_default();
-            by_digest(&image.repo_digests, registries)
-                .into_iter()
-                .map(move |(digest, names)| (digest, Image { id: image.id.clone(), names, bytes }))
-        })
-        .collect())
+    let ours = images.into_iter().filter_map(|image| {
+        let names = by_digest(&image.repo_digests, registries);
+        (!names.is_empty()).then_some((image.id, names))
+    });
+    let looks = stream::iter(ours).map(|(id, names)| async move {
+        // It may be gone since.
+        let Some(image) = engine.image(&id).await? else { return Ok(Vec::new()) };
+        let layers = engine.layers(&image).await?;
+        let named = names.into_iter().map(|(digest, names)| {
+            (digest, Image { id: id.clone(), names, layers: layers.clone() })
+        });
+        Ok::<_, Error>(named.collect())
+    });
+    let images: Vec<Vec<_>> = looks.buffered(LOOKS_AT_ONCE).try_collect().await?;
+    Ok(images.into_iter().flatten().collect())
 }
 
 /// An image's names that are ours to remove, by digest.

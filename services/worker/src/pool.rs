@@ -8,7 +8,7 @@
 mod tending;
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::background::Background;
 use crate::code_layer::{CODE_PATH, Code, PoolKey};
-use crate::code_place::{self, CodePlace};
+use crate::code_place::{self, CodePlace, Root};
 use crate::config::Options;
 use crate::execution::WORKER_LABEL;
 use crate::images::Held;
@@ -47,7 +47,7 @@ struct Inner {
     options: Options,
     worker: String,
     /// None: nothing is parked by this worker.
-    root: Option<PathBuf>,
+    root: Option<Root>,
     is_off: AtomicBool,
     /// Nothing is parked until the worker takes tasks again.
     rests: AtomicBool,
@@ -68,28 +68,30 @@ struct Inner {
 
 impl Pool {
     /// Begins with nothing parked. A folder that can't be used is told, and leaves the pool off.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         engine: Engine,
         options: Options,
         worker: String,
         background: Background,
     ) -> Self {
         let slots = options.slots();
-        let root = options.pool.enabled.then(|| {
-            code_place::prepare_root(&options.pool.directory, &worker)
+        let root = match options.pool.enabled {
+            true => Root::prepare(&options.pool.directory, &worker)
+                .await
                 .inspect_err(|error| {
                     tracing::warn!(
                         directory = %options.pool.directory.display(), %error,
                         "no containers are parked: set worker.pool.directory to a folder that can be written to"
                     );
                 })
-                .ok()
-        });
+                .ok(),
+            false => None,
+        };
         Self(Arc::new(Inner {
             engine,
             options,
             worker,
-            root: root.flatten(),
+            root,
             is_off: AtomicBool::new(false),
             rests: AtomicBool::new(false),
             is_seen: AtomicBool::new(false),
@@ -122,7 +124,7 @@ impl Pool {
 
     /// The files by which containers do without the engine's network, once one has shown that the engine sees the folder.
     pub(crate) fn name_files(&self) -> Option<NameFiles> {
-        let root = self.0.root.as_deref().filter(|_| self.is_on())?;
+        let root = self.root().filter(|_| self.is_on())?;
         let names = code_place::name_files(root);
         // Somebody may have emptied the folder since.
         let are_here = || names.hosts.is_file() && names.resolv_conf.is_file();
@@ -262,7 +264,7 @@ impl Pool {
     }
 
     async fn make(&self, image: &Arc<Held>, imports: &[String]) -> Result<Slot, NotMade> {
-        let root = self.0.root.as_ref().ok_or(NotMade::Off)?;
+        let root = self.root().ok_or(NotMade::Off)?;
         let name = self.name();
         let mark = format!("# {} of {}", name.text, root.display());
         let place = CodePlace::make(root, &name.text, &mark)?;
@@ -292,9 +294,13 @@ impl Pool {
 
     fn name(&self) -> Name {
         let number = self.0.made.fetch_add(1, Ordering::Relaxed);
-        let folder = self.0.root.as_ref().and_then(|root| root.file_name());
+        let folder = self.root().and_then(Path::file_name);
         let worker = folder.map(|name| name.to_string_lossy()).unwrap_or_default();
         self.0.names.take(format!("mecapy-park-{worker}-{number}"))
+    }
+
+    fn root(&self) -> Option<&Path> {
+        self.0.root.as_ref().map(|root| root.path.as_path())
     }
 
     fn now(&self) -> f64 {

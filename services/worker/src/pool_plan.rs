@@ -4,12 +4,16 @@
 //! 1. Never more in all than the limit of containers or of memory allows.
 //! 2. Dependencies without a task for long have none.
 //! 3. While there is room, each of the others has one before any has a second.
+//! 4. Of those that are kept for one function's next task, none is kept for long, and all together have at most half of
+//!    the limits: the other half is for those that any function may have.
 
 use std::time::Duration;
 
 /// How long it takes to put another in the place of one that was taken, with some to spare: 0.3 to 0.7 s were
 /// measured on a busy machine.
 const REFILL_SECONDS: f64 = 1.5;
+/// How long one is kept for the next task of its function, which asks for that because it has many.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 /// Demand is forgotten at this pace.
 const MEMORY_SECONDS: f64 = 30.0;
 
@@ -30,6 +34,15 @@ pub(crate) struct Demand {
     pub bytes: u64,
     /// How many wait or are being started.
     pub held: usize,
+}
+
+/// What is kept for the next tasks of single functions, of one set of dependencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub count: usize,
+    pub bytes: u64,
+    /// How long the oldest has been kept. None: there is none.
+    pub oldest: Option<Duration>,
 }
 
 /// Tasks per second, of the last half minute above all.
@@ -77,6 +90,20 @@ pub(crate) fn plan(demands: &[Demand], bounds: &Bounds) -> Vec<usize> {
         }
     }
     given
+}
+
+/// Whose oldest is to go: the oldest of all, where it is there for too long or they are too many. None: all may stay.
+pub(crate) fn excess(kept: &[Holding], limits: &Bounds) -> Option<usize> {
+    let count: usize = kept.iter().map(|holding| holding.count).sum();
+    let bytes = kept.iter().fold(0_u64, |sum, holding| sum.saturating_add(holding.bytes));
+    let (index, age) = kept
+        .iter()
+        .enumerate()
+        .filter_map(|(index, holding)| Some((index, holding.oldest?)))
+        .max_by_key(|(_, age)| *age)?;
+    let is_stale = age >= limits.idle.min(KEPT_FOR);
+    let is_excess = is_stale || count > limits.containers / 2 || bytes > limits.bytes / 2;
+    is_excess.then_some(index)
 }
 
 fn wanted(demand: &Demand, bounds: &Bounds) -> usize {
@@ -127,7 +154,53 @@ mod tests {
         assert!(rate.per_second(600.0) < 0.001);
     }
 
+    /// `ages` in seconds.
+    fn kept(ages: &[u64], bytes_each: u64) -> Holding {
+        Holding {
+            count: ages.len(),
+            bytes: ages.len() as u64 * bytes_each,
+            oldest: ages.iter().max().map(|age| Duration::from_secs(*age)),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_goes_after_its_time_and_where_it_is_more_than_half() {
+        let limits = Bounds { idle: Duration::from_secs(600), ..BOUNDS };
+        let none = kept(&[], 1);
+        assert_eq!(excess(&[], &limits), None);
+        assert_eq!(excess(&[none, kept(&[0, 59], 1), kept(&[1], 1)], &limits), None);
+        assert_eq!(excess(&[none, kept(&[0], 1), kept(&[60, 1], 1)], &limits), Some(2));
+        let short = Bounds { idle: Duration::from_secs(5), ..limits };
+        assert_eq!(excess(&[kept(&[5], 1)], &short), Some(0), "no longer than what waits");
+        // Half of ten containers, and of a hundred bytes.
+        assert_eq!(excess(&[kept(&[1, 2], 1), kept(&[3, 4, 5], 1)], &limits), None);
+        assert_eq!(excess(&[kept(&[1, 2, 9], 1), kept(&[3, 4, 5], 1)], &limits), Some(0));
+        assert_eq!(excess(&[kept(&[1], 25), kept(&[2], 25)], &limits), None);
+        assert_eq!(excess(&[kept(&[1], 25), kept(&[2], 26)], &limits), Some(1));
+        let one = Bounds { containers: 1, ..limits };
+        assert_eq!(excess(&[kept(&[0], 1)], &one), Some(0), "the one place is anybody's");
+    }
+
     proptest! {
+        #[test]
+        fn the_oldest_go_until_what_is_kept_is_within_its_half(
+            ages in prop::collection::vec(prop::collection::vec(0u64..100, 0..6), 0..6),
+            each in 0u64..30, containers in 1usize..20, bytes in 0u64..200,
+        ) {
+            let limits = Bounds { containers, bytes, ..BOUNDS };
+            let mut ages = ages;
+            let holdings = |ages: &[Vec<u64>]| ages.iter().map(|ages| kept(ages, each)).collect::<Vec<_>>();
+            while let Some(index) = excess(&holdings(&ages), &limits) {
+                let oldest = ages.iter().flatten().copied().max();
+                let place = ages[index].iter().position(|age| Some(*age) == oldest);
+                prop_assert!(place.is_some(), "it is not the oldest of all");
+                ages[index].remove(place.unwrap());
+            }
+            let left: Vec<u64> = ages.into_iter().flatten().collect();
+            prop_assert!(left.len() <= containers / 2 && left.len() as u64 * each <= bytes / 2);
+            prop_assert!(left.iter().all(|age| *age < 60));
+        }
+
         #[test]
         fn the_invariants_hold(
             demands in prop::collection::vec((0.0..20.0, 0u64..90, 0u64..60, 0usize..9), 0..20),

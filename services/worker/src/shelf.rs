@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::images::Held;
 use crate::kept::Kept;
 use crate::pool::{Claims, Coming};
-use crate::pool_plan::{Demand, Rate};
+use crate::pool_plan::{Demand, Holding, Rate};
 use crate::slot::Slot;
 
 /// Until one was measured.
@@ -125,21 +125,14 @@ impl Shelf {
     }
 
     pub(crate) fn take_dead(&mut self) -> Vec<Slot> {
-        let (alive, dead) = self
-            .waiting
-            .drain(..)
-            .map(|mut slot| (slot.parked.is_waiting(), slot))
-            .fold((VecDeque::new(), Vec::new()), |(mut alive, mut dead), (waits, slot)| {
-                if waits {
-                    alive.push_back(slot)
-                } else {
-                    dead.push(slot)
-                }
-                (alive, dead)
-            });
-        self.waiting = alive;
-        let mut dead: Vec<Slot> = dead;
-        dead.extend(self.kept.take_dead());
+        let mut dead = self.kept.take_dead();
+        for mut slot in std::mem::take(&mut self.waiting) {
+            if slot.parked.is_waiting() {
+                self.waiting.push_back(slot);
+            } else {
+                dead.push(slot);
+            }
+        }
         dead
     }
 
@@ -192,6 +185,13 @@ impl Shelf {
 
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.bytes_each.saturating_mul(self.kept.len() as u64)
+    }
+
+    /// What is kept for single functions.
+    pub(crate) fn holding(&self, now: f64) -> Holding {
+        let age = |since: f64| Duration::from_secs_f64((now - since).max(0.0));
+        let (count, bytes) = (self.kept.len(), self.kept_bytes());
+        Holding { count, bytes, oldest: self.kept.oldest().map(age) }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::dispatch::Dispatch;
 use crate::error::Problem;
 use crate::image_choice;
 use crate::images::Images;
+use crate::live_log::LiveLogs;
 use crate::patience::patiently;
 use crate::peers::Peers;
 use crate::pool::Pool;
@@ -52,6 +53,7 @@ pub(crate) struct Worker {
     pub running: Running,
     pub peers: Peers,
     pub live: Live,
+    pub logs: LiveLogs,
     pub background: Background,
     /// What goes on after a task's end is recorded.
     pub afterwards: TaskTracker,

@@ -11,7 +11,7 @@ use super::{NotMade, Pool};
 use crate::background::Background;
 use crate::code_layer::PoolKey;
 use crate::images::Held;
-use crate::pool_plan::{Bounds, Demand, plan};
+use crate::pool_plan::{Bounds, Demand, Holding, excess, plan};
 use crate::shelf::Shelf;
 use crate::slot::Slot;
 use crate::{machine_memory, metric_definitions as metrics};
@@ -24,9 +24,6 @@ const STARTS_AT_ONCE: usize = 2;
 const START_WITHIN: Duration = Duration::from_secs(2);
 /// And the removal of what is not wanted any more.
 const REMOVE_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long one is kept for the next task of its function, which asks for that because it has many.
-const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// A container that is to be started.
 pub(super) struct Start {
@@ -95,17 +92,12 @@ impl Pool {
         surplus
     }
 
-    /// Of those that wait for one function's next task, the oldest: where it is there for too long, or they are too many.
+    /// Of those that wait for one function's next task, one that is there for too long, or too much.
     fn pop_excess_kept(&self, shelves: &mut HashMap<PoolKey, Shelf>, now: f64) -> Option<Slot> {
         let limits = self.limits(shelves);
-        let count: usize = shelves.values().map(|shelf| shelf.kept.len()).sum();
-        let bytes: u64 = shelves.values().map(Shelf::kept_bytes).sum();
-        let oldest = |shelf: &Shelf| shelf.kept.oldest().unwrap_or(f64::INFINITY);
-        let shelf = shelves.values_mut().min_by(|one, two| oldest(one).total_cmp(&oldest(two)))?;
-        let is_stale = now - oldest(shelf) >= limits.idle.min(KEPT_FOR).as_secs_f64();
-        // The other half of the places is for those that any function may have.
-        let is_excess = is_stale || count > limits.containers / 2 || bytes > limits.bytes / 2;
-        if is_excess { shelf.kept.pop_oldest() } else { None }
+        let mut shelves: Vec<&mut Shelf> = shelves.values_mut().collect();
+        let kept: Vec<Holding> = shelves.iter().map(|shelf| shelf.holding(now)).collect();
+        shelves[excess(&kept, &limits)?].kept.pop_oldest()
     }
 
     /// Whether one could be started.
@@ -162,7 +154,7 @@ impl Pool {
         let options = &self.0.options.pool;
         let held = shelves.values().map(Shelf::bytes).sum();
         let spare = machine_memory::available().map_or(u64::MAX, |available| {
-            available.saturating_sub(options.leave_free_mib << 20).saturating_add(held)
+            machine_memory::to_hold(available, held, options.leave_free_mib << 20)
         });
         Bounds {
             containers: options.max_containers,

@@ -5,7 +5,7 @@ use mecapy_store::tasks::{self, Completion};
 use mecapy_store::{TaskState, inbox};
 use mecapy_testkit::{eventually, unique};
 
-use crate::containers::{container_exists, containers_of, docker, let_go, may_park};
+use crate::containers::{container_exists, containers_of, docker, let_go, may_park, parked_of};
 use crate::world::{DOUBLE, LONG, WAIT, World, code, row};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +177,38 @@ async fn a_worker_removes_what_its_dead_predecessor_left_and_nobody_elses() {
         .await;
     assert_ne!(containers_of(&other), "");
     docker(&["rm", "--force", containers_of(&other).trim()]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_does_not_account_for_is_removed_while_it_works() {
+    let world = World::start().await;
+    let worker =
+        if may_park() { world.worker_with_parked(|_| ()).await } else { world.worker().await };
+    let function = world.function(WAIT).await;
+    let id = world.send(&world.task(function.id, "{}")).await;
+    world.until_it_runs(id).await;
+    // As of a removal that failed: with the label of a task that is not in hand, and of a container that nobody waits for.
+    let of_worker = format!("org.mecapy.worker={}", worker.name);
+    let strays =
+        ["org.mecapy.task.id=018f4e3e-0000-7000-8000-00000000000a", "org.mecapy.parked=no-slot"]
+            .map(|label| {
+                let name = unique("mecapy-task");
+                let run =
+                    ["run", "--detach", "--name", &name, "--label", &of_worker, "--label", label];
+                docker(&[&run[..], &["mecapy/base/python:3.11-slim", "sleep", "600"]].concat())
+            });
+    eventually("the strays are removed", LONG, async || {
+        let left = containers_of(&worker.name);
+        strays.iter().all(|id| !left.contains(&id[..12])).then_some(())
+    })
+    .await;
+    assert!(container_exists(id), "the task's container is accounted for");
+    if may_park() {
+        assert_ne!(parked_of(&worker.name), "");
+    }
+    let task = world.let_end(id).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 1), "{task:?}");
     worker.stop().await;
 }
 

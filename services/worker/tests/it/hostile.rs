@@ -10,7 +10,7 @@ use crate::world::{DOUBLE, WAIT, World};
 
 /// Every attempt says why it failed, or that it did not.
 const ATTEMPTS: &str = r#"
-import ctypes, json, os, signal, socket
+import ctypes, json, os, platform, signal, socket, subprocess
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,6 +50,25 @@ def others():
             pass
     return sorted(names)
 
+def system_call(numbers, *arguments):
+    return call("syscall", numbers[platform.machine()], *arguments)
+
+def writable():
+    found = []
+    for folder, folders, _ in os.walk("/"):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in ("/proc", "/sys")]
+        if write(os.path.join(folder, ".attempt")) == "allowed":
+            os.unlink(os.path.join(folder, ".attempt"))
+            found.append(folder)
+    return sorted(found)
+
+def of_a_program_of_root():
+    """The users that it runs as: it waits for a password."""
+    with subprocess.Popen(["su"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as su:
+        lines = open(f"/proc/{su.pid}/status").read().splitlines()
+        su.kill()
+    return next(line for line in lines if line.startswith("Uid:")).split()[1:]
+
 json.dump({
     "is_parked": "/app/user_function.py" in open("/proc/self/mounts").read(),
     "network": connect(socket.AF_INET, ("192.0.2.1", 80)),
@@ -59,6 +78,11 @@ json.dump({
     "root": write("/file"),
     "app": write("/app/file"),
     "venv": write("/opt/venv/file"),
+    "writable": writable(),
+    "su": [of_a_program_of_root(), os.stat("/usr/bin/su").st_mode & 0o4000 > 0],
+    "keys": system_call({"x86_64": 248, "aarch64": 217}, b"user", b"name", b"key", 3, -4),
+    "kernel_program": system_call({"x86_64": 321, "aarch64": 280}, 5, None, 0),
+    "watch": system_call({"x86_64": 298, "aarch64": 241}, None, 0, -1, -1, 0),
     "code": write("/app/user_function.py"),
     "other_code": refused(lambda: os.rename("/app/user_function.py", "/tmp/x")),
     "sys": write("/sys/kernel/uevent_helper"),
@@ -88,18 +112,33 @@ async fn result(world: &World, task: &mecapy_store::tasks::Task) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_in_a_parked_container_is_shut_in() {
+async fn a_function_is_shut_in_in_a_parked_container_and_in_its_own() {
     if !may_park() {
         return;
     }
     let world = World::start().await;
     let worker = world.worker_with_parked(|_| ()).await;
+    let bystander = world.function(WAIT).await;
+    let bystander = world.send(&world.task(bystander.id, "{}")).await;
+    world.until_it_runs(bystander).await;
     let function = world.function(ATTEMPTS).await;
+    world.until_one_waits(&worker).await;
     let task = world.run(&world.task(function.id, "{}")).await;
-    let seen = result(&world, &task).await;
+    see_that_it_is_shut_in(&result(&world, &task).await, true);
+    let waited = world.let_end(bystander).await;
+    assert_eq!((waited.state, waited.attempt), (TaskState::Succeeded, 1), "{waited:?}");
+    worker.stop().await;
+
+    let worker = world.worker_with(|config| config.worker.pool.enabled = false).await;
+    let task = world.run(&world.task(function.id, "{}")).await;
+    see_that_it_is_shut_in(&result(&world, &task).await, false);
+    worker.stop().await;
+}
+
+fn see_that_it_is_shut_in(seen: &Value, is_parked: bool) {
     let (denied, read_only) = ("Operation not permitted", "Read-only file system");
     for (what, expected) in [
-        ("is_parked", json!(true)),
+        ("is_parked", json!(is_parked)),
         ("network", json!("Network is unreachable")),
         ("gateway_of_docker", json!("Network is unreachable")),
         ("interfaces", json!(["lo"])),
@@ -107,6 +146,12 @@ async fn a_function_in_a_parked_container_is_shut_in() {
         ("root", json!(read_only)),
         ("app", json!(read_only)),
         ("venv", json!(read_only)),
+        // The last two as with `docker run`: small, in memory, and gone with the container.
+        ("writable", json!(["/dev/mqueue", "/dev/shm", "/tmp"])),
+        ("su", json!([["1000", "1000", "1000", "1000"], true])),
+        ("keys", json!(denied)),
+        ("kernel_program", json!(denied)),
+        ("watch", json!(denied)),
         ("sys", json!(read_only)),
         ("sysctl", json!(read_only)),
         ("device", json!(denied)),
@@ -133,7 +178,6 @@ async fn a_function_in_a_parked_container_is_shut_in() {
         let expected = other.is_empty() || other.contains("init") || other.contains("python");
         assert!(expected, "a process of another container is seen: {seen:#}");
     }
-    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

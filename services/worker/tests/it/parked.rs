@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use mecapy_proto::TaskId;
 use mecapy_proto::v1::{TaskCancel, TaskDispatch};
+use mecapy_registry::ConfigPatch;
 use mecapy_store::{TaskState, tasks};
 use mecapy_testkit::{EngineFront, eventually};
 use prost::Message as _;
@@ -240,6 +241,25 @@ async fn a_function_sees_the_same_in_a_parked_container_in_its_own_and_with_dock
             tree.iter().filter(|(path, hash)| seen["tree"][path] != **hash).collect();
         assert!(differing.is_empty(), "{name}: {differing:?}");
         assert_eq!(seen["tree"].as_object().unwrap().len(), tree.len(), "{name}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_runner_cannot_wait_runs_in_containers_of_its_own() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    // As of a base image from before containers waited.
+    let labels = [("org.mecapy.parks".to_owned(), "1".to_owned())].into();
+    let patch = ConfigPatch { labels, ..ConfigPatch::default() };
+    let older = world.function_as(IS_PARKED, &primary().await, true, patch).await;
+    for cache in ["MISS", "HIT"] {
+        let task = run_parked(&world, &worker, &world.task(older.id, "{}")).await;
+        assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some(cache)));
+        assert_eq!(result(&world, &task).await, "false");
     }
     worker.stop().await;
 }

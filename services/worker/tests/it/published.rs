@@ -1,7 +1,5 @@
 //! The registries of the tests, and functions' images in them.
 
-use std::collections::BTreeMap;
-
 use mecapy_engine::{Credentials, Engine};
 use mecapy_proto::FunctionId;
 use mecapy_registry::{
@@ -15,8 +13,8 @@ use tokio::sync::OnceCell;
 use crate::world::LONG;
 
 /// Made by `scripts/images base`.
-const BASE: &str = "mecapy/base/python:3.11-slim";
-const BASE_REPOSITORY: &str = "mecapy/base/python";
+pub const BASE: &str = "mecapy/base/python:3.11-slim";
+pub const BASE_REPOSITORY: &str = "mecapy/base/python";
 
 pub async fn primary() -> RegistryOptions {
     registry_options(Infra::shared().await.primary())
@@ -36,12 +34,13 @@ pub fn registry_options(server: RegistryServer) -> RegistryOptions {
     }
 }
 
-/// Puts a function's code on the base image, inside the registry, as the builder does.
+/// Puts a function's code on the base image, inside the registry, as the builder does; with what is not as usual.
 pub async fn push(
     registry: &RegistryOptions,
     repository: &str,
     code: &str,
     id: FunctionId,
+    patch: ConfigPatch,
 ) -> Digest {
     base().await;
     let registry = Registry::new(registry).unwrap();
@@ -54,16 +53,15 @@ pub async fn push(
         bytes: format!("{code}\n# {repository}\n").into(),
     }])
     .unwrap();
-    let patch = ConfigPatch {
-        labels: BTreeMap::from([("org.mecapy.function.id".to_owned(), id.to_string())]),
-        cmd: Some(vec!["python".to_owned(), "user_function.py".to_owned()]),
-        ..ConfigPatch::default()
-    };
+    let mut labels = patch.labels;
+    labels.insert("org.mecapy.function.id".to_owned(), id.to_string());
+    let cmd = Some(vec!["python".to_owned(), "user_function.py".to_owned()]);
+    let patch = ConfigPatch { labels, cmd, ..patch };
     append_layer(&registry, &base, repository, "v1", layer, &patch).await.unwrap().digest
 }
 
 /// The base image in both registries, once for all tests.
-async fn base() {
+pub async fn base() {
     static PUSHED: OnceCell<()> = OnceCell::const_new();
     PUSHED
         .get_or_init(|| async {

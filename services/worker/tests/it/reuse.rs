@@ -3,7 +3,7 @@
 use mecapy_store::TaskState;
 use mecapy_testkit::eventually;
 
-use crate::containers::containers_of;
+use crate::containers::{containers_of, parked_of};
 use crate::parked::{result, run_parked, without_root};
 use crate::world::{Function, LONG, Running, World};
 
@@ -81,5 +81,30 @@ async fn a_container_in_which_a_task_failed_has_no_other_and_an_operator_may_for
         places.push(place(&world, &worker, &function).await);
     }
     assert!(places.windows(2).all(|two| two[0] != two[1]), "{places:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_goes_after_a_minute_without_a_task_and_what_waits_for_anybody_stays() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let worker = world.worker_with_parked(|_| ()).await;
+    let function = world.function(&format!("# mecapy: reuse 100\n{WHERE}")).await;
+    let kept = eventually("one is kept", LONG, async || {
+        let places =
+            [place(&world, &worker, &function).await, place(&world, &worker, &function).await];
+        (places[0] == places[1]).then(|| places[0].trim_matches('"').to_owned())
+    })
+    .await;
+    // By its name a container knows itself as the engine lists it.
+    eventually("it goes", LONG, async || {
+        (!containers_of(&worker.name).contains(&kept)).then_some(())
+    })
+    .await;
+    assert_ne!(parked_of(&worker.name), "");
+    world.until_one_waits(&worker).await;
+    assert_ne!(place(&world, &worker, &function).await.trim_matches('"'), kept);
     worker.stop().await;
 }

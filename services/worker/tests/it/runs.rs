@@ -127,6 +127,60 @@ async fn every_way_to_fail_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_each_stream_a_mebibyte_is_kept_with_a_note_of_what_is_left_out() {
+    let world = World::start().await;
+    let worker = world.worker().await;
+    let function = world
+        .function(
+            "import sys\nsys.stdout.write('begin' + 'x' * (3 << 20) + 'end')\nsys.stderr.write('y' * (1 << 20))\nopen('/output.json', 'w').write('1')\n",
+        )
+        .await;
+    let task = world.run(&world.task(function.id, "{}")).await;
+    assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    let kept = async |stream: &str| {
+        let key = Key::given(format!("tasks/{}/1/{stream}.log", task.id()));
+        let text = world.objects.get(&key, 16 << 20).await.unwrap().unwrap();
+        String::from_utf8(text.to_vec()).unwrap()
+    };
+    let stdout = kept("stdout").await;
+    let note = format!("\n[... {} bytes left out ...]\n", (2 << 20) + 8);
+    assert!(stdout.starts_with("begin") && stdout.ends_with("end") && stdout.contains(&note));
+    assert_eq!(stdout.len(), (1 << 20) + note.len());
+    assert_eq!(kept("stderr").await, "y".repeat(1 << 20), "what is not over its limit is whole");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_has_no_more_tasks_than_slots_and_finishes_what_it_has_when_it_is_told_to_end() {
+    let world = World::start().await;
+    let one = world.worker_with(|config| config.worker.slots = Some(1)).await;
+    let function = world.function(WAIT).await;
+    let first = world.send(&world.task(function.id, "{}")).await;
+    world.until_it_runs(first).await;
+    let second = world.send(&world.task(function.id, "{}")).await;
+    eventually("the second waits in the queue and not in the worker", LONG, async || {
+        let backlog = mecapy_bus::topology::backlog(&world.bus).await.unwrap();
+        let tasks = backlog.iter().find(|(durable, ..)| *durable == mecapy_bus::topology::WORKER);
+        tasks.is_some_and(|(_, waiting, out)| (*waiting, *out) == (1, 1)).then_some(())
+    })
+    .await;
+    one.shutdown.cancel();
+    assert!(world.look(second).await.is_none(), "it would have made the task's row");
+    let task = world.let_end(first).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 1), "{task:?}");
+    assert_eq!(task.worker.as_deref(), Some(one.name.as_str()));
+    one.stop().await;
+    assert!(world.look(second).await.is_none());
+
+    let two = world.worker().await;
+    world.until_it_runs(second).await;
+    let task = world.let_end(second).await;
+    assert_eq!((task.state, task.attempt), (TaskState::Succeeded, 1), "{task:?}");
+    assert_eq!(task.worker.as_deref(), Some(two.name.as_str()));
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn inputs_come_from_s3_or_are_nothing() {
     let world = World::start().await;
     let worker = world.worker().await;

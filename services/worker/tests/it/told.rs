@@ -1,14 +1,17 @@
 //! What a worker tells while it works: that it lives, and what functions write; and what it hears of.
 
 use futures::StreamExt as _;
-use mecapy_bus::{Live, Workers};
+use mecapy_bus::{Live, Position, Workers};
+use mecapy_proto::BuildId;
 use mecapy_proto::v1::{PushDone, TaskCancel};
-use mecapy_store::TaskState;
-use mecapy_testkit::eventually;
+use mecapy_registry::Registry;
+use mecapy_store::{TaskState, bases, builds};
+use mecapy_testkit::{eventually, unique};
+use mecapy_worker::Config;
 use prost::Message as _;
 
-use crate::containers::may_park;
-use crate::published::primary;
+use crate::containers::{docker, may_park};
+use crate::published::{BASE_REPOSITORY, base, primary};
 use crate::world::{DOUBLE, Function, LONG, World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,6 +61,14 @@ async fn what_a_function_writes_is_heard_while_it_runs() {
         while !(heard.contains("one\n") && heard.contains("two\n")) {
             heard += &tokio::time::timeout(LONG, words.next()).await.unwrap().unwrap();
         }
+        // Who comes late hears the same.
+        let live = Live::new(world.bus.clone());
+        let mut late = Box::pin(live.follow_task_log(id, Position::default()).await.unwrap());
+        let mut told = String::new();
+        while told.len() < heard.len() {
+            told += &tokio::time::timeout(LONG, late.next()).await.unwrap().unwrap().text;
+        }
+        assert_eq!(told, heard);
         // In a container that waited, a function may speak before its task is taken.
         eventually("it is taken", LONG, async || {
             world.look(id).await.filter(|task| task.state == TaskState::Running)
@@ -114,6 +125,67 @@ async fn what_is_published_is_ready_before_its_first_task_if_it_passed_its_scan(
     }
     let task = world.run(&world.task(one.id, r#"{"n": 1}"#)).await;
     assert_eq!((task.state, task.cache.as_deref()), (TaskState::Succeeded, Some("HIT")));
+    worker.stop().await;
+}
+
+/// As the builder and what comes after it leave a base image. By this name no other test has it.
+async fn base_image(world: &World, host: &str) -> String {
+    base().await;
+    let registry = Registry::new(&primary().await).unwrap();
+    let digest = registry.resolve(BASE_REPOSITORY, "test").await.unwrap().unwrap().digest;
+    let (image, id) = (format!("{host}/{BASE_REPOSITORY}@{digest}"), BuildId::new());
+    world.forget(image.clone());
+    let mut conn = world.pool.acquire().await.unwrap();
+    let cells = [(id, "3.11-slim".to_owned())];
+    assert!(bases::create_run(&mut conn, &unique("run"), "manual", &cells).await.unwrap());
+    builds::start(&world.pool, id).await.unwrap();
+    let built = builds::Built {
+        staging_image: image.clone(),
+        digest: digest.to_string(),
+        tag: "3.11-slim".to_owned(),
+        size_bytes: 1,
+        dependency_image: String::new(),
+        lock_key: None,
+        log_key: String::new(),
+        duration_ms: 1,
+    };
+    assert!(builds::built(&mut conn, id, &built).await.unwrap());
+    assert!(builds::scanned(&mut conn, id, &digest.to_string(), true).await.unwrap());
+    assert!(builds::published(&mut conn, id, &image).await.unwrap());
+    image
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn base_images_are_fetched_at_start_and_nothing_that_there_is_no_room_for() {
+    let world = World::start().await;
+    let host = primary().await.host.replace("127.0.0.1", "localhost");
+    let image = base_image(&world, &host).await;
+    let function = world.function(DOUBLE).await;
+    let small = |config: &mut Config| {
+        config.registries.primary.host = host.clone();
+        config.registries.fallback = None;
+        config.worker.cache.max_images = 1;
+        config.worker.pool.enabled = false;
+    };
+    let worker = world.worker_with(small).await;
+    eventually("the base image is fetched", LONG, async || world.is_here(&image).then_some(()))
+        .await;
+    assert_eq!(
+        world.run(&world.task(function.id, r#"{"n": 1}"#)).await.state,
+        TaskState::Succeeded
+    );
+    docker(&["image", "rm", &image]);
+    assert!(!world.is_here(&image));
+
+    // One after another: when the base image is back, the other was had in hand.
+    let other = world.function(DOUBLE).await;
+    let base =
+        PushDone { base: "3.11-slim".to_owned(), image: image.clone(), ..PushDone::default() };
+    world.publish("push.done", published(&other, &host)).await;
+    world.publish("push.done", base.encode_to_vec()).await;
+    eventually("a new base image is fetched", LONG, async || world.is_here(&image).then_some(()))
+        .await;
+    assert!(!world.is_here(&format!("{host}/{}@{}", other.repository, other.digest)));
     worker.stop().await;
 }
 

@@ -10,7 +10,7 @@ use mecapy_bus::{Bus, Results, Workers, topology};
 use mecapy_objects::Objects;
 use mecapy_proto::v1::{Failure, TaskDispatch, TaskDone};
 use mecapy_proto::{BuildId, Event as _, FunctionId, TaskId};
-use mecapy_registry::{Digest, ImageRef, Options as RegistryOptions};
+use mecapy_registry::{ConfigPatch, Digest, ImageRef, Options as RegistryOptions};
 use mecapy_service::{Context, Health, Secret};
 use mecapy_store::functions::NewVersion;
 use mecapy_store::tasks::Task;
@@ -183,9 +183,20 @@ impl World {
         registry: &RegistryOptions,
         scanned: bool,
     ) -> Function {
+        self.function_as(code, registry, scanned, ConfigPatch::default()).await
+    }
+
+    /// A function whose image has something else in its configuration.
+    pub async fn function_as(
+        &self,
+        code: &str,
+        registry: &RegistryOptions,
+        scanned: bool,
+        patch: ConfigPatch,
+    ) -> Function {
         let (id, build) = self.draft().await;
         let repository = format!("mecapy/functions/user-{}-func-{id}", self.owner);
-        let digest = push(registry, &repository, code, id).await;
+        let digest = push(registry, &repository, code, id, patch).await;
         let image = ImageRef::new(&registry.host, &repository).with_tag("v1").with_digest(digest);
         self.images.lock().unwrap().push(format!("{}/{repository}@{digest}", registry.host));
         let mut conn = self.pool.acquire().await.unwrap();
