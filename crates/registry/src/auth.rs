@@ -20,6 +20,8 @@ use crate::registry::Registry;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// A token is renewed this long before its end, or at four fifths of a shorter life.
 const RENEW_BEFORE: Duration = Duration::from_secs(30);
+/// However long its service says that it is good.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Above this many scopes, ended tokens are thrown out: every function is a repository.
 const MAX_KEPT_TOKENS: usize = 512;
 
@@ -154,6 +156,7 @@ impl Auth {
         let asked_at = Instant::now();
         let response = registry.fetch_token(TokenRequest { url, authorization }).await?;
         let lifetime = response.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
+        let lifetime = lifetime.min(LONGEST_LIFETIME);
         let token = response
             .token
             .or(response.access_token)

@@ -82,7 +82,7 @@ impl Copier {
             Some(surest) => match self.mount(to, blob, &[surest]).await? {
                 Some(Start::Mounted) => return Ok(Moved::Mounted),
                 left => {
-                    if registry.blob_exists_once(&to.repository, &blob.digest).await? {
+                    if registry.blob_is_whole_once(&to.repository, blob).await? {
                         self.cancel(to, left).await;
                         return Ok(Moved::Skipped);
                     }
@@ -91,7 +91,7 @@ impl Copier {
             },
             None if blob.size < WORTH_LOOKING_FOR => None,
             None => {
-                if registry.blob_exists_once(&to.repository, &blob.digest).await? {
+                if registry.blob_is_whole_once(&to.repository, blob).await? {
                     return Ok(Moved::Skipped);
                 }
                 let elsewhere = to.mount_from.iter().map(String::as_str);

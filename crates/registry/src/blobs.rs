@@ -7,6 +7,7 @@ use reqwest::{Method, Response, StatusCode};
 
 use crate::challenge::Scope;
 use crate::exchange::Call;
+use crate::manifests::content_length;
 use crate::registry::Registry;
 use crate::{BlobStream, Descriptor, Digest, Error, retry};
 
@@ -16,13 +17,29 @@ impl Registry {
         found(self.call(&call).await.map(drop))
     }
 
-    pub(crate) async fn blob_exists_once(
+    /// Whether the whole blob is there. One of another size can't be put right from here: the registry takes it for what
+    /// it is named by.
+    pub(crate) async fn blob_is_whole_once(
         &self,
         repository: &str,
-        digest: &Digest,
+        blob: &Descriptor,
     ) -> Result<bool, Error> {
-        let call = self.blob_call("blob_head", Method::HEAD, repository, digest)?;
-        found(self.call_once(&call).await.map(drop))
+        let call = self.blob_call("blob_head", Method::HEAD, repository, &blob.digest)?;
+        let response = match self.call_once(&call).await {
+            Ok(response) => response,
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // 0 is what some proxies make of a HEAD.
+        match content_length(response.headers()).filter(|length| *length != 0) {
+            Some(actual) if actual != blob.size => Err(Error::SizeMismatch {
+                host: self.host().to_owned(),
+                subject: call.subject,
+                expected: blob.size,
+                actual,
+            }),
+            _ => Ok(true),
+        }
     }
 
     /// The blob as a stream that verifies itself. A connection that breaks on the way is made anew, and reading goes

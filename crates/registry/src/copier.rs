@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -11,6 +12,17 @@ use crate::holders::Holders;
 use crate::progress::Meter;
 use crate::registry::Registry;
 use crate::{CopyReport, Descriptor, Digest, Error, Manifest, ProgressSink, Source};
+
+/// Before each look at a manifest that was put.
+const READ_BACK: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1_600),
+];
+/// The code of the answer to a manifest that names what the registry has not got (distribution specification, code 1).
+const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
 
 /// Copies images to one registry. Clones, and all the copies they make at once, know together which
 /// repository holds which blob: one that many images share is sent once and mounted after.
@@ -289,9 +301,34 @@ impl Copier {
 
     /// Puts a manifest by digest, and reads it back as whoever pulls it will.
     async fn put_manifest(&self, repository: &str, manifest: &Manifest) -> Result<Manifest, Error> {
-        let reference = manifest.digest.to_string();
-        self.0.to.put_manifest(repository, &reference, manifest).await?;
-        self.0.to.manifest(repository, &reference).await
+        let (registry, reference) = (&self.0.to, manifest.digest.to_string());
+        match registry.put_manifest(repository, &reference, manifest).await {
+            // What it names is not there.
+            Err(Error::NotFound { host, subject }) => {
+                let detail = format!("{BLOB_UNKNOWN}: it lacks what the manifest names");
+                return Err(Error::Status {
+                    host,
+                    subject,
+                    status: 404,
+                    detail,
+                    retry_after: None,
+                });
+            }
+            other => other?,
+        }
+        // Some show what they took a little later.
+        for pause in READ_BACK {
+            // A sleep of nothing takes a millisecond.
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            match registry.manifest(repository, &reference).await {
+                Err(error) if error.is_not_found() => {}
+                other => return other,
+            }
+        }
+        let subject = format!("manifest {repository}@{reference}");
+        Err(Error::Lost { host: registry.host().to_owned(), subject })
     }
 
     /// Moves tags. `verified` is what the destination serves, if it was read already: that, not what was sent, is
@@ -328,7 +365,7 @@ fn is_whole(there: &Descriptor) -> bool {
 fn is_blob_unknown(error: &Error) -> bool {
     match error {
         Error::Status { detail, .. } => {
-            detail.contains("BLOB_UNKNOWN") || detail.contains("MANIFEST_UNKNOWN")
+            detail.contains(BLOB_UNKNOWN) || detail.contains("MANIFEST_UNKNOWN")
         }
         _ => false,
     }

@@ -10,6 +10,10 @@ use crate::{Content, Descriptor, Digest, Error, Manifest};
 
 /// Indexes in indexes are rare, and deeper ones are somebody's attack.
 const MAX_DEPTH: usize = 8;
+/// So are those of more than these: they are all held in memory.
+const MAX_MANIFESTS: usize = 1_000;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BLOBS: usize = 10_000;
 
 /// The manifests of an image, each after the ones it names.
 #[derive(Debug)]
@@ -24,16 +28,31 @@ impl Plan {
         repository: &str,
         digest: &Digest,
     ) -> Result<Self, Error> {
-        let mut found = BTreeMap::new();
+        let too_large = |reason: &str| Error::Manifest {
+            digest: *digest,
+            reason: format!("{reason}: no image is like this"),
+        };
+        let (mut found, mut bytes, mut blobs) = (BTreeMap::new(), 0, 0);
         let mut level = BTreeSet::from([*digest]);
         for _ in 0..MAX_DEPTH {
+            if found.len() + level.len() > MAX_MANIFESTS {
+                return Err(too_large("it leads to more than 1000 manifests"));
+            }
             let reads = level.into_iter().map(|digest| read_one(registry, repository, digest));
-            let read: Vec<_> =
-                futures::stream::iter(reads).buffer_unordered(STREAMS).try_collect().await?;
+            let mut reads = futures::stream::iter(reads).buffer_unordered(STREAMS);
             level = BTreeSet::new();
-            for (manifest, content) in read {
-                if let Content::Index { manifests } = &content {
-                    level.extend(manifests.iter().map(|child| child.digest));
+            while let Some((manifest, content)) = reads.try_next().await? {
+                bytes += manifest.raw.len();
+                match &content {
+                    Content::Index { manifests } => {
+                        level.extend(manifests.iter().map(|child| child.digest));
+                    }
+                    Content::Image { layers, .. } => blobs += layers.len() + 1,
+                }
+                if bytes > MAX_BYTES || blobs > MAX_BLOBS {
+                    return Err(too_large(
+                        "it names more than 10000 blobs, or its manifests have more than 32 MiB",
+                    ));
                 }
                 found.insert(manifest.digest, (manifest, content));
             }

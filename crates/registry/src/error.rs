@@ -77,6 +77,9 @@ pub enum Error {
     #[error("the answer of {host} for {subject} makes no sense: {reason}")]
     Protocol { host: String, subject: String, reason: String },
 
+    #[error("{host} took {subject} and does not have it")]
+    Lost { host: String, subject: String },
+
     #[error("somebody else writes {subject} at {host} at the same time")]
     Contended { host: String, subject: String },
 
@@ -94,6 +97,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Interrupted { .. }
             | Self::TimedOut { .. }
+            | Self::Lost { .. }
             | Self::Contended { .. } => true,
             // 501 and 505 say that the server will never do it.
             Self::Status { status, .. } => {

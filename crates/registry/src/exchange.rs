@@ -119,7 +119,10 @@ impl Registry {
                 request.headers_mut().insert(AUTHORIZATION, value.clone());
             }
             let response = self.execute(call.operation, &call.subject, request).await?;
-            if response.status() == StatusCode::UNAUTHORIZED && !is_second_try {
+            // What a host that the registry led to asks for is none of ours to answer: the answer would be our password.
+            let is_asked =
+                response.status() == StatusCode::UNAUTHORIZED && self.origin().owns(response.url());
+            if is_asked && !is_second_try {
                 is_second_try = true;
                 let headers = response.headers();
                 if self.auth().learn(headers, &call.scope, authorization.as_ref()).await {
@@ -190,15 +193,17 @@ impl Registry {
         if status.is_success() {
             return Ok(response);
         }
-        let retry_after = retry::retry_after(response.headers(), Utc::now());
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            self.pace().busy(retry_after);
-        }
+        let headers = response.headers().clone();
         let host = self.host().to_owned();
         let subject = subject.to_owned();
         // What it says is worth showing but not worth failing for.
         let body = self.body(&subject, response, MAX_SMALL_BODY).await.unwrap_or_default();
         let detail = detail(status, &body);
+        if let Some(busy) = retry::busy(status, &headers, &detail, Utc::now()) {
+            self.pace().busy(busy.retry_after);
+            return Err(busy.error(host, subject, status, detail));
+        }
+        let retry_after = retry::retry_after(&headers, Utc::now());
         Err(match status {
             StatusCode::NOT_FOUND => Error::NotFound { host, subject },
             StatusCode::UNAUTHORIZED if self.auth().credentials().is_none() => {
@@ -264,6 +269,9 @@ impl Registry {
         let request = Request::new(Method::GET, self.origin().url("")?);
         let response = self.execute("challenge", subject, request).await?;
         match response.status() {
+            StatusCode::UNAUTHORIZED if !self.origin().owns(response.url()) => {
+                Err(self.nonsense(subject, "it leads to another host, and that one wants a login"))
+            }
             StatusCode::UNAUTHORIZED => Challenge::read(response.headers())
                 .ok_or_else(|| self.nonsense(subject, "it wants a login we can't give")),
             _ => {

@@ -10,13 +10,15 @@
 //! 3. So a wrong blob is never committed: a copy streams a GET into one PUT, and the PUT of a wrong
 //!    blob breaks off before its end.
 //! 4. A manifest is put after everything it names. A copy moves a tag only after it read the
-//!    manifest back from the destination and verified it.
+//!    manifest back from the destination and verified it. What the destination says that it took must be what it got.
 //! 5. Credentials go to the registry's own origin and to the token service it names, over HTTPS
-//!    unless the registry is configured as plain HTTP. No redirect carries them to another host.
+//!    unless the registry is configured as plain HTTP. No redirect carries them to another host, and no login that
+//!    another host wants is given. Nothing that began in TLS leads out of it.
 //! 6. A call that fails for a passing reason (no connection, a cut body, 429, 5xx) is tried again
 //!    with a growing, jittered wait, or after the server's `Retry-After`. What still fails says
 //!    by [`Error::is_transient`] whether trying later makes sense.
-//! 7. Memory does not grow with a blob's size.
+//! 7. Memory does not grow with a blob's size, nor with what a registry goes on sending: answers, lists and images have
+//!    bounds.
 //! 8. A download that breaks goes on where it stopped, with the hash going on over it. An upload that breaks starts
 //!    again: registries differ too much in what they keep of one.
 //! 9. All calls to one registry keep one pace: at most ten uploads at once, fewer after a 429 or 503, none while it
@@ -65,6 +67,7 @@ mod referrers;
 mod registries;
 mod registry;
 mod retry;
+mod upload_watch;
 mod uploads;
 mod verify;
 

@@ -1,5 +1,7 @@
 //! Lists that come in pages: tags and repositories.
 
+use std::collections::HashSet;
+
 use reqwest::Method;
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
@@ -13,8 +15,12 @@ use crate::{Error, retry};
 /// The most that Distribution's catalog gives at once; it answers 400 to more.
 const PAGE: &str = "1000";
 const MAX_PAGE_BYTES: u64 = 16 * 1024 * 1024;
-/// A registry whose pages never end must not keep us for ever: ten million names.
+/// A registry whose pages never end must neither keep us for ever nor fill our memory: ten million names, if they are
+/// short.
 const MAX_PAGES: usize = 10_000;
+const MAX_BYTES: usize = 128 * 1024 * 1024;
+/// Pages in a row without a name.
+const MAX_EMPTY: u32 = 100;
 
 /// Both kinds of page. Distribution answers `null` for a repository whose tags are all gone.
 #[derive(Deserialize)]
@@ -47,7 +53,8 @@ impl Registry {
         names: impl Fn(Page) -> Option<Vec<String>>,
     ) -> Result<Vec<String>, Error> {
         call.url.query_pairs_mut().append_pair("n", PAGE);
-        let mut all = Vec::new();
+        let (mut all, mut bytes, mut empty) = (Vec::new(), 0, 0);
+        let mut seen = HashSet::new();
         for _ in 0..MAX_PAGES {
             let (page, next) = retry::transient(self.host(), call.operation, || async {
                 let response = self.call_once(&call).await?;
@@ -55,26 +62,42 @@ impl Registry {
                 Ok((self.body(&call.subject, response, MAX_PAGE_BYTES).await?, next))
             })
             .await?;
+            bytes += page.len();
             let page = serde_json::from_slice(&page)
                 .map_err(|e| self.nonsense(&call.subject, e.to_string()))?;
-            all.extend(names(page).unwrap_or_default());
+            let names = names(page).unwrap_or_default();
+            empty = if names.is_empty() { empty + 1 } else { 0 };
+            all.extend(names);
             match next {
-                Some(next) => call.url = self.next_url(&call, &next)?,
                 None => return Ok(all),
+                Some(_) if bytes > MAX_BYTES || empty > MAX_EMPTY => break,
+                Some(next) => self.turn_page(&mut call, &next, &mut seen)?,
             }
         }
         Err(self.nonsense(&call.subject, "its pages do not end"))
     }
 
-    pub(crate) fn next_url(&self, call: &Call, next: &str) -> Result<Url, Error> {
-        let url = self.origin().follow(&call.url, next);
-        match url {
-            Ok(url) if url == call.url => {
-                Err(self.nonsense(&call.subject, "its next page is the same page"))
-            }
-            Ok(url) => Ok(url),
-            Err(_) => Err(self.nonsense(&call.subject, "the link to its next page is not a URL")),
+    /// Leads the call to the next page: one of this registry, and none that was had.
+    pub(crate) fn turn_page(
+        &self,
+        call: &mut Call,
+        next: &str,
+        seen: &mut HashSet<Url>,
+    ) -> Result<(), Error> {
+        let nonsense = |reason| self.nonsense(&call.subject, reason);
+        let next = self
+            .origin()
+            .follow(&call.url, next)
+            .map_err(|_| nonsense("the link to its next page is not a URL"))?;
+        if !self.origin().owns(&next) {
+            return Err(nonsense("the link to its next page leads to another host"));
         }
+        seen.insert(call.url.clone());
+        if seen.contains(&next) {
+            return Err(nonsense("its pages lead in a circle"));
+        }
+        call.url = next;
+        Ok(())
     }
 }
 

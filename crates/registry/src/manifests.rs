@@ -151,7 +151,7 @@ impl Registry {
         }
     }
 
-    fn mismatch(&self, subject: &str, expected: Digest, actual: Digest) -> Error {
+    pub(crate) fn mismatch(&self, subject: &str, expected: Digest, actual: Digest) -> Error {
         let host = self.host().to_owned();
         Error::DigestMismatch { host, subject: subject.to_owned(), expected, actual }
     }
@@ -170,7 +170,7 @@ impl Registry {
     }
 }
 
-fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(crate) fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 
@@ -182,6 +182,6 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
         .then(|| media_type.to_owned())
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

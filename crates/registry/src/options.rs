@@ -114,6 +114,8 @@ impl Options {
         };
         required("host", !self.host.is_empty(), "the registry's name in references")?;
         required("patience_seconds", self.patience_seconds > 0, "at least 1")?;
+        let is_cap = self.max_bytes_per_second.is_none_or(|cap| cap > 0);
+        required("max_bytes_per_second", is_cap, "at least 1, or left out")?;
         let secret = |secret: &Secret| !secret.expose().is_empty();
         match &self.inventory {
             None | Some(InventoryOptions::Distribution) => Ok(()),
@@ -157,6 +159,9 @@ mod tests {
             let error = read(inventory).unwrap().validate("fallback").unwrap_err().to_string();
             assert!(error.starts_with(&format!("registries.fallback.{missing}: ")), "{error}");
         }
+        let capped = Options { max_bytes_per_second: Some(0), ..read(json!(null)).unwrap() };
+        let error = capped.validate("primary").unwrap_err().to_string();
+        assert!(error.starts_with("registries.primary.max_bytes_per_second: "), "{error}");
         assert!(read(json!({"kind": "quay"})).is_err());
         assert!(read(json!({"kind": "ghcr", "owner": "a", "tokens": "b"})).is_err());
     }

@@ -10,7 +10,7 @@
 //! No registry has a conditional put. So writers of one index take turns, which is the callers' to see to; and an index
 //! is read back, because there are writers that nobody can make wait (`cosign`, `oras`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ const TITLE: &str = "org.opencontainers.image.title";
 /// As for any manifest.
 const MAX_PAGE_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_PAGES: usize = 100;
+/// Of all pages.
+const MAX_LIST_BYTES: usize = 16 * 1024 * 1024;
 /// How often an index is written that somebody else keeps writing over.
 const MAX_WRITES: u32 = 5;
 /// Before another write, growing: somebody else may be at it, and some registries show what they have with delay.
@@ -196,7 +198,7 @@ impl Registry {
         let what = format!("referrers of {repository}@{subject}");
         let mut call = Call::new("referrers", what, Method::GET, url, Scope::pull(repository))
             .accepting_manifests();
-        let mut all = Vec::new();
+        let (mut all, mut bytes, mut seen) = (Vec::new(), 0, HashSet::new());
         for _ in 0..MAX_PAGES {
             let (page, next) = retry::transient(self.host(), call.operation, || async {
                 let response = self.call_once(&call).await?;
@@ -209,10 +211,12 @@ impl Registry {
                 Ok((self.body(&call.subject, response, MAX_PAGE_BYTES).await?, next))
             })
             .await?;
+            bytes += page.len();
             all.extend(entries(&Manifest::new(page, OCI_INDEX))?);
             match next {
-                Some(next) => call.url = self.next_url(&call, &next)?,
                 None => return Ok(all),
+                Some(_) if bytes > MAX_LIST_BYTES => break,
+                Some(next) => self.turn_page(&mut call, &next, &mut seen)?,
             }
         }
         Err(self.nonsense(&call.subject, "its pages do not end"))

@@ -26,6 +26,12 @@ impl Registries {
         Registry::new(self.staging.as_ref().unwrap_or(&self.primary))
     }
 
+    /// The same for a service that has the primary as well: where both are one registry, they keep one pace, and the
+    /// same connections and tokens.
+    pub fn staging_beside(&self, primary: &Registry) -> Result<Registry, Error> {
+        self.staging.as_ref().map_or_else(|| Ok(primary.clone()), Registry::new)
+    }
+
     /// Lists and deletes what staging holds.
     pub fn staging_inventory(&self) -> Result<Box<dyn Inventory>, Error> {
         self.staging.as_ref().unwrap_or(&self.primary).inventory()

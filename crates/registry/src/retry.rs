@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use crate::{Error, metric_definitions as metrics};
@@ -58,38 +59,117 @@ fn delay(error: &Error, backoff: Option<Duration>) -> Option<Duration> {
     }
 }
 
-/// `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3), or as GHCR says it: `1m30.5s`.
-pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    if let Some(wait) = go_duration(value) {
-        return Some(wait);
-    }
-    let at = DateTime::parse_from_rfc2822(value).ok()?.to_utc();
-    Some((at - now).to_std().unwrap_or_default())
+/// What GitHub wants of whoever met a secondary limit (a 403) that names no time.
+const UNTOLD_WAIT: Duration = Duration::from_secs(60);
+
+/// An answer that says "not now".
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Busy {
+    pub(crate) retry_after: Option<Duration>,
 }
 
-/// A duration as Go prints it, from milliseconds to hours.
+impl Busy {
+    /// As if it had been said by the status that is for it.
+    pub(crate) fn error(
+        self,
+        host: String,
+        subject: String,
+        said: StatusCode,
+        detail: String,
+    ) -> Error {
+        let status = if said == StatusCode::FORBIDDEN { 429 } else { said.as_u16() };
+        Error::Status { host, subject, status, detail, retry_after: self.retry_after }
+    }
+}
+
+/// Whether an answer is about how much may be asked: 429 and 503, and 403 where it only looks like one about rights.
+/// `words` is what it says.
+pub(crate) fn busy(
+    status: StatusCode,
+    headers: &HeaderMap,
+    words: &str,
+    now: DateTime<Utc>,
+) -> Option<Busy> {
+    let told = retry_after(headers, now);
+    let has_spent_all = number(headers, "x-ratelimit-remaining") == Some(0);
+    let is_busy = match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => true,
+        StatusCode::FORBIDDEN => {
+            let is_told = words.to_ascii_lowercase().contains("rate limit");
+            told.is_some() || has_spent_all || is_told
+        }
+        _ => false,
+    };
+    let reset = || {
+        let at = number(headers, "x-ratelimit-reset").filter(|_| has_spent_all)?;
+        (DateTime::from_timestamp(at, 0)? - now).to_std().ok()
+    };
+    let untold = || (status == StatusCode::FORBIDDEN).then_some(UNTOLD_WAIT);
+    is_busy.then(|| Busy {
+        retry_after: told.or_else(|| told_in(words)).or_else(reset).or_else(untold),
+    })
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<i64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// `Retry-After`: in seconds, as an HTTP date (RFC 9110, 10.2.3), or as a duration of Go.
+pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    wait(value).or_else(|| Some((http_date(value)? - now).to_std().unwrap_or_default()))
+}
+
+/// As GHCR says it, in the text of its error: `retry-after: 638.893µs, allowed: 44000/minute`.
+fn told_in(words: &str) -> Option<Duration> {
+    const NAME: &str = "retry-after:";
+    let at = words.to_ascii_lowercase().find(NAME)?;
+    let rest = words.get(at + NAME.len()..)?.trim_start();
+    wait(rest.split([',', ';', ' ', '"']).next()?)
+}
+
+/// Seconds, with a fraction or without, or a duration of Go. One too long to be told is long.
+fn wait(value: &str) -> Option<Duration> {
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match value.parse::<f64>() {
+        Ok(seconds) if is_number => {
+            Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+        }
+        _ => go_duration(value),
+    }
+}
+
+/// In any of the three forms that a recipient must accept (RFC 9110, 5.6.7).
+fn http_date(value: &str) -> Option<DateTime<Utc>> {
+    const OBSOLETE: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    if let Ok(at) = DateTime::parse_from_rfc2822(value) {
+        return Some(at.to_utc());
+    }
+    let read = |form| NaiveDateTime::parse_from_str(value, form).ok();
+    OBSOLETE.into_iter().find_map(read).map(|at| at.and_utc())
+}
+
+/// A duration as Go prints it: `1m30.5s`, `638.893µs`.
 fn go_duration(text: &str) -> Option<Duration> {
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
-        let unit = rest.find(|c: char| c.is_ascii_alphabetic())?;
-        let number: f64 = rest[..unit].parse().ok().filter(|number| *number >= 0.0)?;
-        let end = rest[unit..]
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .map_or(rest.len(), |length| unit + length);
-        let seconds = match &rest[unit..end] {
+        let unit = rest.find(|c| !is_of_number(c))?;
+        let number: f64 = rest.get(..unit)?.parse().ok()?;
+        let end = rest.get(unit..)?.find(is_of_number).map_or(rest.len(), |length| unit + length);
+        let seconds = match rest.get(unit..end)? {
             "h" => 3600.0,
             "m" => 60.0,
             "s" => 1.0,
-            "ms" => 0.001,
+            "ms" => 1e-3,
+            // The sign for micro, and the Greek letter.
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+            "ns" => 1e-9,
             _ => return None,
         };
         total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[end..];
+        rest = rest.get(end..)?;
     }
     (!text.is_empty()).then_some(total)
 }
@@ -102,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    fn busy(retry_after: Option<Duration>) -> Error {
+    fn refusal(retry_after: Option<Duration>) -> Error {
         Error::Status {
             host: "host".into(),
             subject: "thing".into(),
@@ -124,23 +204,47 @@ mod tests {
         assert_eq!(read("Tue, 21 Oct 2025 07:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(read("1m30.5s"), Some(Duration::from_millis(90_500)));
         assert_eq!(read("250ms"), Some(Duration::from_millis(250)));
-        for nonsense in ["soon", "s", "-5s", "5 apples", ""] {
+        assert_eq!(read("2.5"), Some(Duration::from_millis(2_500)));
+        assert_eq!(read("99999999999999999999"), Some(Duration::MAX));
+        for obsolete in ["Tuesday, 21-Oct-25 07:28:00 GMT", "Tue Oct 21 07:28:00 2025"] {
+            assert_eq!(read(obsolete), Some(Duration::from_secs(30)), "{obsolete}");
+        }
+        for nonsense in ["soon", "s", "-5s", "-5", "5 apples", "", ".", "inf", "1e9"] {
             assert_eq!(read(nonsense), None, "{nonsense:?}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 
     #[test]
+    fn a_wait_is_read_from_the_words_of_a_refusal_too() {
+        let now = DateTime::from_timestamp(1_000, 0).unwrap();
+        let of = |status, words: &str| {
+            busy(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), words, now)
+        };
+        let after = |wait| Some(Busy { retry_after: wait });
+        let micros = "TOOMANYREQUESTS retry-after: 638.893\u{b5}s, allowed: 44000/minute";
+        assert_eq!(of(429, micros), after(Some(Duration::from_nanos(638_893))));
+        assert_eq!(of(429, "Retry-After: 1m3s"), after(Some(Duration::from_secs(63))));
+        assert_eq!(of(503, "retry-after: 7"), after(Some(Duration::from_secs(7))));
+        assert_eq!(of(503, "retry-after: soon"), after(None));
+        assert_eq!(of(429, ""), after(None));
+        let secondary = "You have exceeded a secondary rate limit";
+        assert_eq!(of(403, secondary), after(Some(UNTOLD_WAIT)));
+        assert_eq!(of(403, "DENIED no"), None);
+        assert_eq!(of(500, "retry-after: 7"), None);
+    }
+
+    #[test]
     fn the_servers_wait_counts_unless_it_is_too_long_for_us() {
         let ours = Duration::from_secs(1);
-        assert_eq!(delay(&busy(None), Some(ours)), Some(ours));
+        assert_eq!(delay(&refusal(None), Some(ours)), Some(ours));
         assert_eq!(
-            delay(&busy(Some(Duration::from_secs(9))), Some(ours)),
+            delay(&refusal(Some(Duration::from_secs(9))), Some(ours)),
             Some(Duration::from_secs(9))
         );
-        assert_eq!(delay(&busy(Some(Duration::from_millis(1))), Some(ours)), Some(ours));
-        assert_eq!(delay(&busy(Some(Duration::from_secs(31))), Some(ours)), None);
-        assert_eq!(delay(&busy(Some(Duration::from_secs(9))), None), None);
+        assert_eq!(delay(&refusal(Some(Duration::from_millis(1))), Some(ours)), Some(ours));
+        assert_eq!(delay(&refusal(Some(Duration::from_secs(31))), Some(ours)), None);
+        assert_eq!(delay(&refusal(Some(Duration::from_secs(9))), None), None);
     }
 
     #[tokio::test]
@@ -148,7 +252,7 @@ mod tests {
         let tries = AtomicUsize::new(0);
         let result = transient("host", "test", || async {
             match tries.fetch_add(1, Ordering::Relaxed) {
-                0 => Err(busy(None)),
+                0 => Err(refusal(None)),
                 _ => Ok(()),
             }
         })

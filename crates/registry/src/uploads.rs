@@ -1,16 +1,13 @@
 //! Putting blobs: mounted, skipped, or streamed in one PUT.
 
 use std::io::{self, Seek as _};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{Stream, TryStreamExt as _};
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
 };
-use reqwest::{Body, Method, Request, Response, StatusCode};
+use reqwest::{Method, Request, Response, StatusCode};
 use tokio_util::io::ReaderStream;
 use url::Url;
 
@@ -19,9 +16,10 @@ use crate::challenge::Scope;
 use crate::exchange::Call;
 use crate::layer::{Content, Packed};
 use crate::manifest::media_types::OCTET_STREAM;
-use crate::patience::LEAST;
+use crate::manifests::content_digest;
 use crate::registry::Registry;
-use crate::{Descriptor, Digest, Error, metric_definitions as metrics, retry};
+use crate::upload_watch::Watched;
+use crate::{Descriptor, Digest, Error, retry};
 
 /// An upload may stand still for so many times what is waited for an answer: after the last byte a registry may first
 /// move the whole blob to its place in object storage.
@@ -159,9 +157,25 @@ impl Registry {
         };
         let subject = subject(repository, digest);
         let call = Call::new(operation, subject, Method::POST, url, scope);
-        let response = self.call_once(&call).await?;
+        let response = match self.call_once(&call).await {
+            // Nothing was asked for that could be missing, but the place itself.
+            Err(Error::NotFound { host, subject }) if from.is_none() => {
+                let detail = "it has no such repository, and no push makes one: make the project or namespace there".to_owned();
+                return Err(Error::Status {
+                    host,
+                    subject,
+                    status: 404,
+                    detail,
+                    retry_after: None,
+                });
+            }
+            other => other?,
+        };
         match response.status() {
-            StatusCode::CREATED => Ok(Start::Mounted),
+            StatusCode::CREATED => {
+                self.check_took(&call.subject, digest, response.headers())?;
+                Ok(Start::Mounted)
+            }
             StatusCode::ACCEPTED => {
                 let url = self.location(&call, response.headers())?;
                 Ok(Start::Session(Session { url, scope: call.scope }))
@@ -270,7 +284,16 @@ impl Registry {
                 source: "the registry no longer knows the upload".into(),
             });
         }
-        self.succeeded(&subject, response).await.map(drop)
+        let response = self.succeeded(&subject, response).await?;
+        self.check_took(&subject, &descriptor.digest, response.headers())
+    }
+
+    /// What the registry says that it took must be what it was given.
+    fn check_took(&self, subject: &str, given: &Digest, headers: &HeaderMap) -> Result<(), Error> {
+        match content_digest(headers) {
+            Some(took) if took != *given => Err(self.mismatch(subject, *given, took)),
+            _ => Ok(()),
+        }
     }
 
     /// A 401 in the middle of an upload: when its token ended early, starting again helps.
@@ -282,7 +305,9 @@ impl Registry {
         response: Response,
     ) -> Error {
         let headers = response.headers();
-        if self.auth().learn(headers, &session.scope, authorization.as_ref()).await {
+        // Where the session is on another host, nothing of ours was sent to it, and nothing will be.
+        let is_ours = self.origin().owns(response.url());
+        if is_ours && self.auth().learn(headers, &session.scope, authorization.as_ref()).await {
             return Error::Interrupted {
                 host: self.host().to_owned(),
                 subject: subject.to_owned(),
@@ -296,13 +321,17 @@ impl Registry {
     }
 
     fn location(&self, call: &Call, headers: &HeaderMap) -> Result<Url, Error> {
-        headers
+        let url = headers
             .get(LOCATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|location| self.origin().follow(&call.url, location).ok())
             .ok_or_else(|| {
                 self.nonsense(&call.subject, "it opened an upload but did not say where")
-            })
+            })?;
+        if url.scheme() != "https" && !self.origin().is_plain_http() {
+            return Err(self.nonsense(&call.subject, "it leads the upload out of TLS"));
+        }
+        Ok(url)
     }
 }
 
@@ -314,62 +343,6 @@ fn unreadable(error: &io::Error) -> Error {
 fn pieces(content: Bytes) -> impl Iterator<Item = Bytes> + Send {
     let starts = (0..content.len()).step_by(PIECE);
     starts.map(move |start| content.slice(start..content.len().min(start + PIECE)))
-}
-
-/// What an upload's body did so far, seen from outside of the HTTP client that reads it.
-#[derive(Clone, Default)]
-struct Watched {
-    moved: Arc<AtomicU64>,
-    failure: Arc<Mutex<Option<Error>>>,
-}
-
-impl Watched {
-    fn body(
-        &self,
-        host: &str,
-        content: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
-    ) -> Body {
-        let watched = self.clone();
-        let sent = metrics::sent(host);
-        Body::wrap_stream(content.map(move |piece| match piece {
-            Ok(piece) => {
-                watched.moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                sent.increment(piece.len() as u64);
-                Ok(piece)
-            }
-            Err(error) => {
-                *watched.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Err(io::Error::other("the source of the upload failed"))
-            }
-        }))
-    }
-
-    fn failure(&self) -> Option<Error> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// `None` when hardly a byte of the `size` moved for as long as `limit`.
-    async fn until_stalled<T>(
-        &self,
-        limit: Duration,
-        size: u64,
-        sending: impl Future<Output = T>,
-    ) -> Option<T> {
-        let mut sending = std::pin::pin!(sending);
-        let mut before = self.moved.load(Ordering::Relaxed);
-        loop {
-            if let Ok(result) = tokio::time::timeout(limit, &mut sending).await {
-                return Some(result);
-            }
-            let now = self.moved.load(Ordering::Relaxed);
-            // The end of a blob may be small, and from then on the time is the registry's.
-            let is_at_its_end = now > before && now >= size;
-            if now - before < LEAST && !is_at_its_end {
-                return None;
-            }
-            before = now;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub async fn run(
     metric_definitions::register();
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
     let primary = config.registries.primary()?;
-    let staging = config.registries.staging()?;
+    let staging = config.registries.staging_beside(&primary)?;
     let Some(engine) = engine(&config.docker, &context).await else { return Ok(()) };
     if let Err(error) = engine.remove_old_archives(config.builder.limit()).await {
         tracing::warn!(error = chain(&error), "what builds that died have left is still there");

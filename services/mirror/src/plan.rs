@@ -49,7 +49,7 @@ impl Handler<MirrorRequested> for Plan {
             images.extend(self.bases(&candidates, delivery).await?);
             images
         } else {
-            self.named(&event.digests).await?
+            self.named(&event.digests, delivery).await?
         };
         if run.dry_run {
             self.foresee(&mut images, delivery).await?;
@@ -113,7 +113,11 @@ impl Plan {
     }
 
     /// Digests that somebody named: of published functions, or of base images.
-    async fn named(&self, digests: &[String]) -> Result<Vec<NewImage>, HandlerError> {
+    async fn named(
+        &self,
+        digests: &[String],
+        delivery: &Delivery,
+    ) -> Result<Vec<NewImage>, HandlerError> {
         let digests: BTreeSet<Digest> = digests
             .iter()
             .map(|digest| digest.parse())
@@ -127,8 +131,19 @@ impl Plan {
             if images.iter().any(|image| image.digest == digest) {
                 continue;
             }
-            let is_base = self.primary.resolve(BASE_REPOSITORY, &digest).await;
-            if is_base.map_err(HandlerError::transient)?.is_some() {
+            let is_base = match self.primary.resolve(BASE_REPOSITORY, &digest).await {
+                Ok(there) => there.is_some(),
+                Err(error) if error.is_transient() && delivery.count < self.max_deliveries => {
+                    return Err(HandlerError::transient(error));
+                }
+                // Whoever asked waits for an end.
+                Err(error) => {
+                    let reason = format!("it can't be looked for: {}", chain(&error));
+                    images.push(unknown(String::new(), digest, failed(&reason)));
+                    continue;
+                }
+            };
+            if is_base {
                 images.push(NewImage {
                     repository: BASE_REPOSITORY.to_owned(),
                     digest,

@@ -42,16 +42,17 @@ pub async fn run(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     metric_definitions::register();
     let backbone = Backbone::start(&context, &config.nats, &config.postgres).await?;
+    let primary = config.registries.primary()?;
     let broom = Broom {
         pool: backbone.pool.clone(),
-        staging: config.registries.staging()?,
+        staging: config.registries.staging_beside(&primary)?,
         sweeping: TaskTracker::new(),
     };
     let publish = Publish {
         pool: backbone.pool.clone(),
         objects: Objects::new(&config.s3),
         staging: broom.clone(),
-        primary: Copier::new(config.registries.primary()?),
+        primary: Copier::new(primary),
         fallback: config.registries.fallback()?.map(Copier::new),
     };
     let options =

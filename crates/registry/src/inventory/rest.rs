@@ -1,7 +1,5 @@
 //! Calls to an API beside the registry: its credentials, its pages, its limits on how often it is asked.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use reqwest::header::{HeaderMap, LINK};
@@ -16,8 +14,6 @@ use crate::{Error, Options, Registry, retry};
 
 const MAX_PAGE_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_DETAIL: usize = 500;
-/// What GitHub wants of whoever met a secondary limit (a 403) that names no time.
-const UNTOLD_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub(super) struct Rest {
@@ -153,21 +149,10 @@ fn failure(
     let words = words.unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned());
     let detail: String = words.chars().filter(|c| !c.is_control()).take(MAX_DETAIL).collect();
     let (host, subject) = (host.to_owned(), subject.to_owned());
-    let told = retry::retry_after(headers, now);
-    let is_limited = status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::FORBIDDEN
-            && (told.is_some()
-                || number(headers, "x-ratelimit-remaining") == Some(0)
-                || words.to_ascii_lowercase().contains("rate limit"));
-    if is_limited {
-        let reset = number(headers, "x-ratelimit-reset")
-            .filter(|_| number(headers, "x-ratelimit-remaining") == Some(0))
-            .and_then(|at| DateTime::from_timestamp(at, 0))
-            .and_then(|at| (at - now).to_std().ok());
-        let untold = (status == StatusCode::FORBIDDEN).then_some(UNTOLD_WAIT);
-        let retry_after = told.or(reset).or(untold);
-        return Error::Status { host, subject, status: 429, detail, retry_after };
+    if let Some(busy) = retry::busy(status, headers, &words, now) {
+        return busy.error(host, subject, status, detail);
     }
+    let told = retry::retry_after(headers, now);
     match status {
         StatusCode::NOT_FOUND => Error::NotFound { host, subject },
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -175,10 +160,6 @@ fn failure(
         }
         _ => Error::Status { host, subject, status: status.as_u16(), detail, retry_after: told },
     }
-}
-
-fn number(headers: &HeaderMap, name: &str) -> Option<i64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The target of `rel="next"`: GitHub puts all of its links into one header.
@@ -192,6 +173,8 @@ fn next_page(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use reqwest::header::{HeaderName, HeaderValue, RETRY_AFTER};
 
     use super::*;
@@ -213,7 +196,7 @@ mod tests {
         let secondary = r#"{"message":"You have exceeded a secondary rate limit."}"#;
         let untold = of(403, &[], secondary);
         assert!(untold.is_transient());
-        assert_eq!(untold.retry_after(), Some(UNTOLD_WAIT));
+        assert_eq!(untold.retry_after(), Some(Duration::from_secs(60)));
         let told = of(403, &[(RETRY_AFTER.as_str(), "7")], "{}");
         assert_eq!(told.retry_after(), Some(Duration::from_secs(7)));
         let primary =

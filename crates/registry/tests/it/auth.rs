@@ -127,6 +127,18 @@ async fn a_token_is_renewed_before_it_ends() {
 }
 
 #[tokio::test]
+async fn a_token_may_be_good_for_ever_or_for_no_time() {
+    for (expires_in, asked) in [(u64::MAX, 1), (0, 2)] {
+        let fake = token_registry(expires_in, |_| true).await;
+        let registry = fake.registry();
+        for _ in 0..2 {
+            registry.ping().await.unwrap();
+        }
+        assert_eq!(tokens(&fake).len(), asked, "{expires_in}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_refused_early_is_replaced_once() {
     let fake = token_registry(300, |token| token != "t0").await;
     fake.registry().ping().await.unwrap();

@@ -4,12 +4,12 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use mecapy_registry::{
     Copier, CopyReport, Destination, Digest, Error, Manifest, Progress, ProgressSink, Registry,
-    Source, Target, copy_image,
+    Source, Target, copy_image, media_types,
 };
 use mecapy_testkit::unique;
 
 use crate::fake::{Fake, answer, cut, status};
-use crate::images::{Family, blob_path, manifest_of, noise, push, push_index};
+use crate::images::{Family, blob_path, manifest_of, noise, push, push_index, push_list};
 use crate::proxy::{Fate, Proxy, Step};
 use crate::servers::{fallback, fallback_server, primary, primary_server};
 
@@ -140,6 +140,19 @@ async fn an_index_comes_with_its_children_and_a_lost_child_is_brought_back() {
     let there = to.registry.manifest(&repository, &one.digest.to_string()).await.unwrap();
     assert_eq!(there, one);
     assert!(copy(&from, &to).await.unwrap().bytes_sent == 0);
+}
+
+#[tokio::test]
+async fn a_list_of_schema_2_images_is_copied_like_an_index() {
+    let (from, to, repository) = (primary().await, fallback().await, unique("copy"));
+    let layers = [("a", noise(&repository, 1_000))];
+    let image = push(&from, &repository, Family::Docker, &layers).await;
+    let list = push_list(&from, &repository, media_types::DOCKER_LIST, &[&image]).await;
+    let target = destination(&to, &repository, &["latest"]);
+    let report = copy(&source(&from, &repository, &list), &target).await.unwrap();
+    assert_eq!((report.blobs, report.bytes_sent), (2, image.size_bytes().unwrap()));
+    assert_eq!(to.manifest(&repository, "latest").await.unwrap(), list);
+    assert_eq!(to.manifest(&repository, &image.digest.to_string()).await.unwrap(), image);
 }
 
 /// A source that serves an image, whose one layer comes as `layer` makes it.

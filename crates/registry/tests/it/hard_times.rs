@@ -3,9 +3,9 @@
 use mecapy_registry::Registry;
 use mecapy_testkit::{Infra, Server, unique};
 
+use crate::byte_proxy::{Trickler, Way};
 use crate::faults::{assert_whole, copy, image};
 use crate::images::{Family, noise, push};
-use crate::proxy::{Trickler, Way};
 use crate::servers::{fallback, fallback_server, options, primary, primary_server};
 
 #[tokio::test]

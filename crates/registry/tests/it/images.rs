@@ -86,11 +86,19 @@ pub async fn push(
 
 /// An index over manifests that are in the repository.
 pub async fn push_index(registry: &Registry, repository: &str, children: &[&Manifest]) -> Manifest {
+    push_list(registry, repository, media_types::OCI_INDEX, children).await
+}
+
+/// The same, of a family's own type.
+pub async fn push_list(
+    registry: &Registry,
+    repository: &str,
+    media_type: &str,
+    children: &[&Manifest],
+) -> Manifest {
     let children: Vec<_> = children.iter().map(|child| child.descriptor()).collect();
-    let index = json!({
-        "schemaVersion": 2, "mediaType": media_types::OCI_INDEX, "manifests": children,
-    });
-    let index = Manifest::new(index.to_string().into(), media_types::OCI_INDEX);
+    let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": children});
+    let index = Manifest::new(index.to_string().into(), media_type);
     registry.put_manifest(repository, &index.digest.to_string(), &index).await.unwrap();
     index
 }

@@ -14,9 +14,11 @@ use mecapy_service::Secret;
 use mecapy_testkit::unique;
 use serde_json::json;
 
+use crate::fake::{Fake, status};
 use crate::images::push_index;
 use crate::inventory::{broken_off, exists, find, image, is_changed, whole};
 use crate::inventory_api::{self as api, Api, Asked, message};
+use crate::proxy::{Fate, Proxy, Step};
 use crate::servers::{options, primary, primary_server};
 
 const TOKEN: &str = "ghp_secret";
@@ -46,10 +48,19 @@ struct Server {
     limited: Arc<AtomicUsize>,
     /// The token may not delete: GitHub doesn't say so.
     hides: Arc<AtomicBool>,
+    /// `orgs` or `users`.
+    owners: &'static str,
+    /// Another host that the links to more pages name.
+    elsewhere: Arc<Mutex<Option<String>>>,
 }
 
 impl Ghcr {
     async fn start() -> Self {
+        Self::of("orgs", options(primary_server().await)).await
+    }
+
+    /// `registry` is how the inventory reaches it.
+    async fn of(owners: &'static str, registry: Options) -> Self {
         let server = Server {
             registry: primary().await,
             owner: unique("org"),
@@ -57,6 +68,8 @@ impl Ghcr {
             popular: Arc::default(),
             limited: Arc::default(),
             hides: Arc::default(),
+            owners,
+            elsewhere: Arc::default(),
         };
         let answering = server.clone();
         let api = Api::start(move |asked| {
@@ -67,11 +80,11 @@ impl Ghcr {
         let options = Options {
             inventory: Some(InventoryOptions::Ghcr(GhcrOptions {
                 owner: server.owner.clone(),
-                is_user: false,
+                is_user: owners == "users",
                 token: Secret::new(TOKEN),
                 api: Some(api.url.clone()),
             })),
-            ..options(primary_server().await)
+            ..registry
         };
         let inventory = options.inventory().unwrap();
         Self { server, api, inventory }
@@ -109,7 +122,7 @@ impl Server {
             return limited;
         }
         let path = asked.path();
-        assert_eq!(path[..3], ["orgs", self.owner.as_str(), "packages"]);
+        assert_eq!(path[..3], [self.owners, self.owner.as_str(), "packages"]);
         match (asked.method.clone(), &path[3..]) {
             (Method::GET, []) => {
                 assert_eq!(asked.query("package_type"), Some("container"));
@@ -118,7 +131,7 @@ impl Server {
                 let packages = packages.iter().filter_map(|name| name.strip_prefix(&prefix));
                 let packages = packages
                     .map(|name| json!({"id": 1, "name": name, "package_type": "container"}));
-                page(&asked, packages.collect())
+                self.page(&asked, packages.collect())
             }
             (Method::GET, ["container", package, "versions"]) => {
                 self.list(&asked, &format!("{}/{package}", self.owner)).await
@@ -167,7 +180,12 @@ impl Server {
                 "metadata": {"package_type": "container", "container": {"tags": its}},
             })
         });
-        page(asked, versions.collect())
+        self.page(asked, versions.collect())
+    }
+
+    fn page(&self, asked: &Asked, all: Vec<serde_json::Value>) -> Response {
+        let host = self.elsewhere.lock().unwrap().as_ref().map(|host| format!("http://{host}"));
+        page(asked, all, &host.unwrap_or_default())
     }
 
     async fn delete(&self, repository: &str, id: usize) -> Response {
@@ -209,7 +227,7 @@ impl Server {
     }
 }
 
-fn page(asked: &Asked, all: Vec<serde_json::Value>) -> Response {
+fn page(asked: &Asked, all: Vec<serde_json::Value>, host: &str) -> Response {
     let number: usize = asked.query("page").map_or(1, |page| page.parse().unwrap());
     let per_page: usize = asked.query("per_page").unwrap().parse().unwrap();
     assert!(per_page <= 100);
@@ -224,7 +242,7 @@ fn page(asked: &Asked, all: Vec<serde_json::Value>) -> Response {
         let query: Vec<_> = query.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let path = asked.segments.iter().map(|it| it.replace('/', "%2F")).collect::<Vec<_>>();
         let link = format!(
-            r#"</{0}?{1}>; rel="next", </{0}?page={last}>; rel="last""#,
+            r#"<{host}/{0}?{1}>; rel="next", <{host}/{0}?page={last}>; rel="last""#,
             path.join("/"),
             query.join("&")
         );
@@ -349,4 +367,41 @@ async fn the_secondary_limit_is_waited_for_as_long_as_it_says() {
     assert_eq!(repositories, [repository]);
     assert!(began.elapsed() >= std::time::Duration::from_secs(1));
     assert_eq!(ghcr.api.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_does_not_follow_a_page_to_another_host() {
+    let ghcr = Ghcr::start().await;
+    for name in ["a", "b", "c"] {
+        image(ghcr.registry(), &format!("{}/{name}", ghcr.server.owner), &["v1"]).await;
+    }
+    let other = Fake::start(|_| status(StatusCode::OK)).await;
+    *ghcr.server.elsewhere.lock().unwrap() = Some(other.host.clone());
+    let error = ghcr.inventory.repositories().await.unwrap_err();
+    assert!(error.to_string().contains("leads elsewhere"), "{error}");
+    assert!(other.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_users_packages_are_read_once_and_the_registry_is_asked_to_delete_nothing() {
+    let proxy = Proxy::start(primary_server().await, |_| Fate::Pass).await;
+    let ghcr = Ghcr::of("users", proxy.options()).await;
+    let repository = ghcr.repository();
+    let old = image(ghcr.registry(), &repository, &["v1", "v2"]).await;
+    image(ghcr.registry(), &repository, &["v3"]).await;
+    let all = ghcr.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!((all.len(), proxy.passed(Step::ReadManifest).len()), (2, 2));
+    // Each read of a manifest counts as a download.
+    let known = |digest: &Digest| all.iter().find(|stored| stored.digest == *digest).cloned();
+    assert_eq!(ghcr.inventory.manifests(&repository, &known).await.unwrap(), all);
+    assert_eq!(proxy.passed(Step::ReadManifest).len(), 2);
+
+    let tag = Deletion::Tag { tag: "v2".into(), digest: old.digest };
+    for deletion in [tag, whole(old.digest, &["v1"])] {
+        let deleted = ghcr.inventory.delete(&repository, &deletion).await.unwrap();
+        assert_eq!(deleted, Deleted::Done);
+    }
+    assert_eq!(ghcr.api.count(&Method::DELETE), 2);
+    let others = proxy.passed(Step::Other);
+    assert!(others.iter().all(|passing| passing.method != Method::DELETE), "{others:?}");
 }

@@ -25,8 +25,10 @@ struct Scaleway {
     namespace: String,
     api: Api,
     inventory: Box<dyn Inventory>,
-    /// So many of the next calls are too many.
-    too_many: Arc<AtomicUsize>,
+    /// So many of the next calls fail.
+    failing: Arc<AtomicUsize>,
+    /// So many of the next pages tell another total.
+    wobbling: Arc<AtomicUsize>,
     /// A tag that can't be deleted.
     refused: Arc<Mutex<Option<String>>>,
 }
@@ -34,12 +36,13 @@ struct Scaleway {
 impl Scaleway {
     async fn start() -> Self {
         let (registry, namespace) = (primary().await, unique("ns"));
-        let too_many = Arc::new(AtomicUsize::new(0));
+        let (failing, wobbling) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let refused = Arc::new(Mutex::new(None));
         let server = Server {
             registry: registry.clone(),
             namespace: namespace.clone(),
-            too_many: too_many.clone(),
+            failing: failing.clone(),
+            wobbling: wobbling.clone(),
             refused: refused.clone(),
         };
         let api = Api::start(move |asked| {
@@ -57,7 +60,7 @@ impl Scaleway {
             ..options(primary_server().await)
         };
         let inventory = options.inventory().unwrap();
-        Self { registry, namespace, api, inventory, too_many, refused }
+        Self { registry, namespace, api, inventory, failing, wobbling, refused }
     }
 
     fn repository(&self, name: &str) -> String {
@@ -69,7 +72,8 @@ impl Scaleway {
 struct Server {
     registry: Registry,
     namespace: String,
-    too_many: Arc<AtomicUsize>,
+    failing: Arc<AtomicUsize>,
+    wobbling: Arc<AtomicUsize>,
     refused: Arc<Mutex<Option<String>>>,
 }
 
@@ -82,19 +86,19 @@ impl Server {
             return message(StatusCode::FORBIDDEN, "authentication is denied");
         }
         assert!(!asked.headers.contains_key("authorization"), "the registry's password");
-        if self
-            .too_many
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-            .is_ok()
-        {
-            return message(StatusCode::TOO_MANY_REQUESTS, "too many requests");
+        if let Some(left) = take(&self.failing) {
+            return match left % 3 {
+                0 => message(StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+                1 => message(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+                _ => message(StatusCode::SERVICE_UNAVAILABLE, "maintenance"),
+            };
         }
         let path = asked.path();
         assert_eq!(path[..4], ["registry", "v1", "regions", "fr-par"]);
         match (asked.method.clone(), &path[4..]) {
             (Method::GET, ["namespaces"]) => {
                 let all = vec![json!({"id": "namespace-id", "name": self.namespace})];
-                page(&asked, "namespaces", all)
+                self.page(&asked, "namespaces", all)
             }
             (Method::GET, ["images"]) => {
                 assert_eq!(asked.query("namespace_id"), Some("namespace-id"));
@@ -108,7 +112,7 @@ impl Server {
                         images.push(json!({"id": id(&repository), "name": name, "size": 5}));
                     }
                 }
-                page(&asked, "images", images)
+                self.page(&asked, "images", images)
             }
             (Method::GET, ["images", image, "tags"]) => {
                 let repository = name(image);
@@ -120,7 +124,7 @@ impl Server {
                         "created_at": "2025-10-01T00:00:00Z", "updated_at": "2025-10-02T00:00:00Z",
                     }));
                 }
-                page(&asked, "tags", tags)
+                self.page(&asked, "tags", tags)
             }
             (Method::DELETE, ["tags", tag]) => {
                 assert_eq!(asked.query("force"), None, "never");
@@ -130,6 +134,16 @@ impl Server {
             }
             other => panic!("{other:?} is not in the documentation"),
         }
+    }
+
+    fn page(&self, asked: &Asked, what: &str, all: Vec<Value>) -> Response {
+        let number: usize = asked.query("page").unwrap().parse().unwrap();
+        let size: usize = asked.query("page_size").unwrap().parse().unwrap();
+        assert!(size <= 100);
+        let size = size.min(MAX_PAGE_SIZE);
+        let total = all.len() + usize::from(take(&self.wobbling).is_some());
+        let items: Vec<Value> = all.into_iter().skip((number - 1) * size).take(size).collect();
+        api::json(StatusCode::OK, json!({ what: items, "total_count": total }))
     }
 
     async fn tags(&self, repository: &str) -> Vec<(String, Digest)> {
@@ -158,14 +172,9 @@ impl Server {
     }
 }
 
-fn page(asked: &Asked, what: &str, all: Vec<Value>) -> Response {
-    let number: usize = asked.query("page").unwrap().parse().unwrap();
-    let size: usize = asked.query("page_size").unwrap().parse().unwrap();
-    assert!(size <= 100);
-    let size = size.min(MAX_PAGE_SIZE);
-    let total = all.len();
-    let items: Vec<Value> = all.into_iter().skip((number - 1) * size).take(size).collect();
-    api::json(StatusCode::OK, json!({ what: items, "total_count": total }))
+/// What is left, if there was something.
+fn take(count: &AtomicUsize) -> Option<usize> {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).ok()
 }
 
 fn id(name: &str) -> String {
@@ -307,12 +316,12 @@ async fn what_an_index_needs_stays_and_what_has_no_tag_is_refused() {
 }
 
 #[tokio::test]
-async fn too_many_calls_are_made_again_and_a_wrong_key_is_not() {
+async fn calls_that_fail_for_now_are_made_again_and_those_with_a_wrong_key_are_not() {
     let scaleway = Scaleway::start().await;
     let repository = scaleway.repository("f");
     image(&scaleway.registry, &repository, &["v1"]).await;
     scaleway.inventory.repositories().await.unwrap();
-    scaleway.too_many.store(2, Ordering::SeqCst);
+    scaleway.failing.store(3, Ordering::SeqCst);
     let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
     assert_eq!(all.len(), 1);
 
@@ -330,4 +339,22 @@ async fn too_many_calls_are_made_again_and_a_wrong_key_is_not() {
     assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
     assert_eq!(scaleway.api.asked().len(), before + 1);
     assert!(!format!("{error:?}").contains("wrong"));
+}
+
+#[tokio::test]
+async fn a_list_that_changes_while_it_is_read_is_read_again_and_not_for_ever() {
+    let scaleway = Scaleway::start().await;
+    let repository = scaleway.repository("f");
+    image(&scaleway.registry, &repository, &["v1", "v2", "v3"]).await;
+    scaleway.inventory.repositories().await.unwrap();
+    // Both pages, and the one that would hold what is not there.
+    scaleway.wobbling.store(3, Ordering::SeqCst);
+    let all = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap();
+    assert_eq!(all[0].tags, ["v1", "v2", "v3"]);
+
+    scaleway.wobbling.store(usize::MAX, Ordering::SeqCst);
+    let before = scaleway.api.asked().len();
+    let error = scaleway.inventory.manifests(&repository, &|_| None).await.unwrap_err();
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
+    assert_eq!(scaleway.api.asked().len() - before, 3 * 3);
 }

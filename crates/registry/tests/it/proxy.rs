@@ -1,19 +1,19 @@
 //! What stands between the client and a real registry, and does to their exchange what a test wants.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use mecapy_registry::{Options, Registry};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::sync::Barrier;
 use tokio::task::AbortHandle;
 
 use crate::servers::options;
@@ -67,6 +67,12 @@ pub enum Fate {
     Pass,
     /// This answer, and the registry never hears of it.
     Answer(StatusCode, Vec<(&'static str, String)>),
+    /// The same after all that the client sends was taken.
+    Swallow(StatusCode),
+    /// The answer has this header as well.
+    Header(&'static str, String),
+    /// Only together with others.
+    Await(Arc<Barrier>),
     /// The answer breaks off after so many bytes of its body.
     Cut(usize),
     /// The answer has only so many bytes, and says that this is all.
@@ -81,7 +87,19 @@ pub struct Proxy {
     registry: mecapy_testkit::RegistryServer,
     address: String,
     passed: Arc<Mutex<Vec<Passing>>>,
+    most_uploads: Arc<AtomicUsize>,
+    /// What manifests named that was not there, whole, when they were put.
+    lacking: Arc<Mutex<Vec<String>>>,
     server: AbortHandle,
+}
+
+/// An upload that is on its way.
+struct Upload(Arc<AtomicUsize>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Proxy {
@@ -96,6 +114,10 @@ impl Proxy {
         let client =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let (host, remember) = (registry.host.clone(), passed.clone());
+        let (uploads, most_uploads) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (lacking, most) = (Arc::new(Mutex::new(Vec::new())), most_uploads.clone());
+        let found = lacking.clone();
         let router = Router::new().fallback(move |request: Request| {
             let (host, client, fate) = (host.clone(), client.clone(), fate.clone());
             let range = request.headers().get(header::RANGE);
@@ -112,8 +134,18 @@ impl Proxy {
                 *count += 1;
             }
             remember.lock().unwrap().push(passing.clone());
+            let upload = (passing.step() == Step::PutBlob).then(|| {
+                most.fetch_max(uploads.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                Upload(uploads.clone())
+            });
+            let found = found.clone();
             async move {
+                let _upload = upload;
                 match fate(&passing) {
+                    Fate::Swallow(status) => {
+                        let _ = to_bytes(request.into_body(), usize::MAX).await;
+                        Response::builder().status(status).body(Body::empty()).unwrap()
+                    }
                     Fate::Answer(status, headers) => {
                         let builder = Response::builder().status(status);
                         let add = |builder: axum::http::response::Builder, (name, value)| {
@@ -121,31 +153,97 @@ impl Proxy {
                         };
                         headers.into_iter().fold(builder, add).body(Body::empty()).unwrap()
                     }
-                    fate => forward(&client, &host, request, &fate).await,
+                    fate => {
+                        if let Fate::Await(others) = &fate {
+                            others.wait().await;
+                        }
+                        let request = match passing.step() {
+                            Step::PutManifest => {
+                                let (request, lacks) = look_into(&client, &host, request).await;
+                                found.lock().unwrap().extend(lacks);
+                                request
+                            }
+                            _ => request,
+                        };
+                        forward(&client, &host, request, &fate).await
+                    }
                 }
             }
         });
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { registry, address, passed, server: server.abort_handle() }
+        let server = server.abort_handle();
+        Self { registry, address, passed, most_uploads, lacking, server }
     }
 
     /// The registry, reached through this.
     pub fn registry(&self) -> Registry {
+        Registry::new(&self.options()).unwrap()
+    }
+
+    pub fn options(&self) -> Options {
         let endpoint = Some(format!("http://{}", self.address).parse().unwrap());
-        Registry::new(&Options { endpoint, ..options(self.registry.clone()) }).unwrap()
+        Options { endpoint, ..options(self.registry.clone()) }
     }
 
     pub fn passed(&self, step: Step) -> Vec<Passing> {
         let passed = self.passed.lock().unwrap();
         passed.iter().filter(|passing| passing.step() == step).cloned().collect()
     }
+
+    /// The most uploads that were on their way at once.
+    pub fn most_uploads(&self) -> usize {
+        self.most_uploads.load(Ordering::SeqCst)
+    }
+
+    /// What manifests named that was not there when they were put. Whoever doesn't ask wants nothing to lack.
+    pub fn lacking(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lacking.lock().unwrap())
+    }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.server.abort();
+        if !std::thread::panicking() {
+            let lacking = self.lacking();
+            assert!(lacking.is_empty(), "a manifest was put before what it names: {lacking:?}");
+        }
     }
 }
+
+/// What a manifest on its way names and the registry has not got, or not whole.
+async fn look_into(
+    client: &reqwest::Client,
+    host: &str,
+    request: Request,
+) -> (Request, Vec<String>) {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let (repository, _) = parts.uri.path().rsplit_once("/manifests/").unwrap();
+    let of = |name: &str| manifest[name].as_array().cloned().unwrap_or_default();
+    let blobs = of("layers").into_iter().chain([manifest["config"].clone()]);
+    let blobs = blobs.map(|named| ("blobs", named));
+    let mut lacking = Vec::new();
+    for (kind, named) in blobs.chain(of("manifests").into_iter().map(|it| ("manifests", it))) {
+        let Some(digest) = named["digest"].as_str() else { continue };
+        let mut look = client
+            .head(format!("http://{host}{repository}/{kind}/{digest}"))
+            .header(header::ACCEPT, ACCEPT);
+        if let Some(login) = parts.headers.get(header::AUTHORIZATION) {
+            look = look.header(header::AUTHORIZATION, login);
+        }
+        let there = look.send().await.unwrap();
+        let length = there.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().unwrap().parse::<u64>().ok());
+        if !there.status().is_success() || length != named["size"].as_u64() {
+            lacking.push(format!("{kind} {digest}: {} {length:?}", there.status()));
+        }
+    }
+    (Request::from_parts(parts, Body::from(body)), lacking)
+}
+
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
 pub async fn forward(
     client: &reqwest::Client,
@@ -172,6 +270,9 @@ pub async fn forward(
         }
         Fate::EndEarly(_) => {
             headers.remove(header::CONTENT_LENGTH);
+        }
+        Fate::Header(name, value) => {
+            headers.insert(*name, value.parse().unwrap());
         }
         _ => {}
     }
@@ -207,139 +308,4 @@ fn first(
         let is_over = piece.as_ref().is_ok_and(Bytes::is_empty);
         std::future::ready((!is_over).then_some(piece))
     })
-}
-
-/// Closes the connection on which the `at`th byte goes to the registry, once.
-pub struct Cutter {
-    registry: mecapy_testkit::RegistryServer,
-    address: String,
-    left: Arc<AtomicU64>,
-}
-
-impl Cutter {
-    pub async fn start(registry: mecapy_testkit::RegistryServer, at: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let left = Arc::new(AtomicU64::new(at));
-        let (host, shared) = (registry.host.clone(), left.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass_bytes(client, host.clone(), shared.clone()));
-            }
-        });
-        Self { registry, address, left }
-    }
-
-    pub fn registry(&self) -> Registry {
-        let endpoint = Some(format!("http://{}", self.address).parse().unwrap());
-        Registry::new(&Options { endpoint, ..options(self.registry.clone()) }).unwrap()
-    }
-
-    pub fn has_cut(&self) -> bool {
-        self.left.load(Ordering::SeqCst) == u64::MAX
-    }
-}
-
-async fn pass_bytes(client: TcpStream, host: String, left: Arc<AtomicU64>) {
-    let Ok(server) = TcpStream::connect(&host).await else { return };
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let back = tokio::spawn(async move {
-        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
-    });
-    let mut piece = vec![0; 16 * 1024];
-    while let Ok(read @ 1..) = from_client.read(&mut piece).await {
-        let bytes = read as u64;
-        let cut = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
-            u64::MAX => None,
-            left if left < bytes => Some(u64::MAX),
-            left => Some(left - bytes),
-        });
-        let is_over = cut.is_ok_and(|left| left < bytes);
-        if is_over || to_server.write_all(&piece[..read]).await.is_err() {
-            break;
-        }
-    }
-    back.abort();
-}
-
-/// Passes bytes both ways, until `after` of them went in one direction: from then on that connection gives a byte now and
-/// then. Other connections go on as they should.
-pub struct Trickler {
-    registry: mecapy_testkit::RegistryServer,
-    address: String,
-    left: Arc<AtomicU64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    ToRegistry,
-    FromRegistry,
-}
-
-impl Trickler {
-    pub async fn start(registry: mecapy_testkit::RegistryServer, way: Way, after: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let left = Arc::new(AtomicU64::new(after));
-        let (host, shared) = (registry.host.clone(), left.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (host, shared) = (host.clone(), shared.clone());
-                tokio::spawn(async move {
-                    let Ok(server) = TcpStream::connect(&host).await else { return };
-                    let (from_client, to_client) = client.into_split();
-                    let (from_server, to_server) = server.into_split();
-                    let never = Arc::new(AtomicU64::new(u64::MAX));
-                    let (up, down) = match way {
-                        Way::ToRegistry => (shared, never),
-                        Way::FromRegistry => (never, shared),
-                    };
-                    tokio::select! {
-                        () = trickle(from_client, to_server, up) => {}
-                        () = trickle(from_server, to_client, down) => {}
-                    }
-                });
-            }
-        });
-        Self { registry, address, left }
-    }
-
-    /// A client that waits for no longer than two seconds.
-    pub fn registry(&self) -> Registry {
-        let endpoint = Some(format!("http://{}", self.address).parse().unwrap());
-        let options = Options { endpoint, patience_seconds: 2, ..options(self.registry.clone()) };
-        Registry::new(&options).unwrap()
-    }
-
-    pub fn has_trickled(&self) -> bool {
-        self.left.load(Ordering::SeqCst) == u64::MAX
-    }
-}
-
-async fn trickle(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    left: Arc<AtomicU64>,
-) {
-    let mut piece = vec![0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut piece).await {
-        let bytes = read as u64;
-        let spent = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
-            u64::MAX => None,
-            left if left < bytes => Some(u64::MAX),
-            left => Some(left - bytes),
-        });
-        if spent.is_ok_and(|left| left < bytes) {
-            for byte in piece.iter().cycle() {
-                if to.write_all(&[*byte]).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-        if to.write_all(&piece[..read]).await.is_err() {
-            return;
-        }
-    }
 }

@@ -54,6 +54,37 @@ async fn a_wait_too_long_for_us_is_handed_to_the_caller() {
 }
 
 #[tokio::test]
+async fn a_limit_that_is_told_in_words_is_kept() {
+    let fake = Fake::start(|asked| match (asked.path.as_str(), asked.before) {
+        ("/v2/", _) => status(StatusCode::OK),
+        (_, 0) => answer(
+            StatusCode::TOO_MANY_REQUESTS,
+            &[],
+            r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"retry-after: 1.2s, allowed: 44000/minute"}]}"#,
+        ),
+        _ => answer(StatusCode::OK, &[], r#"{"tags":["v1"]}"#),
+    })
+    .await;
+    let started = Instant::now();
+    assert_eq!(fake.registry().tags("a").await.unwrap(), ["v1"]);
+    assert!(started.elapsed() >= Duration::from_millis(1_200), "it did not wait as long as asked");
+}
+
+#[tokio::test]
+async fn a_secondary_limit_is_not_taken_for_missing_rights() {
+    let fake = Fake::start(|asked| match asked.path.as_str() {
+        "/v2/" => status(StatusCode::OK),
+        _ => answer(StatusCode::FORBIDDEN, &[], "You have exceeded a secondary rate limit."),
+    })
+    .await;
+    let error = fake.registry().tags("a").await.unwrap_err();
+    assert!(error.is_transient() && !error.is_unauthorized(), "{error}");
+    // Too long for us: whoever asked comes again.
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+    assert_eq!(fake.count(Method::GET, "/v2/a/tags/list?n=1000"), 1);
+}
+
+#[tokio::test]
 async fn an_answer_that_will_not_change_is_not_asked_for_again() {
     let fake = Fake::start(|asked| match asked.path.as_str() {
         "/v2/" => status(StatusCode::OK),

@@ -9,12 +9,13 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
-use mecapy_registry::{Options, Registry};
+use mecapy_registry::{Copier, Options, ProgressSink, Registry, Source, Target};
 use mecapy_testkit::{RegistryServer, unique};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 use crate::faults::{assert_whole, copy, image};
+use crate::images::{Family, noise, push};
 use crate::proxy::{Fate, Passing, Step, forward};
 use crate::servers::{fallback, fallback_server, options, primary, primary_server};
 
@@ -172,4 +173,22 @@ async fn tokens_that_end_in_the_middle_of_a_copy_are_replaced_whatever_it_is_doi
         // Not counting the first question, that has none.
         assert!(gate.refused.load(Ordering::SeqCst) >= 2, "{step:?}");
     }
+}
+
+#[tokio::test]
+async fn a_mount_comes_with_the_right_to_read_where_it_mounts_from() {
+    let (from, base, repository) = (primary().await, unique("base"), unique("tokens"));
+    let layer = ("base", noise(&base, 50_000));
+    let below = push(&from, &base, Family::Oci, std::slice::from_ref(&layer)).await;
+    let above = push(&from, &repository, Family::Oci, &[layer, ("own", "own".into())]).await;
+    // No token ends.
+    let gate = Gate::start(fallback_server().await, Step::Other).await;
+    copy(&from, &gate.registry(), &base, &below).await.unwrap();
+    let source = Source { registry: from, repository: repository.clone(), digest: above.digest };
+    let tags = vec!["v1".into(), "latest".into()];
+    let target = Target { repository: repository.clone(), tags, mount_from: vec![base] };
+    let copier = Copier::new(gate.registry());
+    let report = copier.copy(&source, &target, &ProgressSink::none()).await.unwrap();
+    assert!(report.bytes_mounted > 20_000, "{report:?}");
+    assert_whole(&repository, &above).await;
 }

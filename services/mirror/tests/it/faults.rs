@@ -10,7 +10,7 @@ use crate::slow_proxy::SlowProxy;
 use crate::world::{PATIENCE, Replica, World, layer};
 
 /// A configuration whose fallback lets so many bytes through, and then none.
-async fn behind(world: &World, most: u64) -> (SlowProxy, Config) {
+pub async fn behind(world: &World, most: u64) -> (SlowProxy, Config) {
     let server = world.config.registries.fallback.clone().unwrap();
     let proxy = SlowProxy::start(server.host.clone(), most).await;
     let mut config = world.config.clone();

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on fails")]
 
+mod ends;
 mod faults;
 mod runs;
+mod shared;
 mod slow_proxy;
 mod world;

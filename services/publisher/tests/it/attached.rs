@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::World;
 
-async fn listed(world: &World, event: &ScanDone) -> Vec<Referrer> {
+pub async fn listed(world: &World, event: &ScanDone) -> Vec<Referrer> {
     let digest: Digest = event.digest.parse().unwrap();
     world.registry.referrers(&world.published(), &digest).await.unwrap()
 }
 
 /// Everything but the commit.
-async fn attempt(world: &World, event: &ScanDone) -> Result<Outcome, HandlerError> {
+pub async fn attempt(world: &World, event: &ScanDone) -> Result<Outcome, HandlerError> {
     let delivery = Delivery::new("m", 1, Default::default());
     world.publish.handle(event.clone(), &delivery).await
 }

@@ -20,6 +20,9 @@ use tokio_util::task::TaskTracker;
 mod attached;
 mod away;
 mod bases;
+mod deaths;
+mod lies;
+mod proxy;
 mod staging;
 
 struct World {
