@@ -116,4 +116,12 @@ mod tests {
         config.mirror.max_deliveries = MAX_DELIVERIES;
         assert!(problem(&config).starts_with("mirror.max_deliveries: "));
     }
+
+    #[test]
+    fn the_nightly_run_is_at_two_in_the_morning_utc_if_nothing_else_is_said() {
+        let schedule = Config::default().mirror.schedule.unwrap();
+        let after = |time: &str| schedule.next(time.parse().unwrap()).unwrap().to_rfc3339();
+        assert_eq!(after("2025-10-03T01:59:59Z"), "2025-10-03T02:00:00+00:00");
+        assert_eq!(after("2025-10-03T02:00:00Z"), "2025-10-04T02:00:00+00:00");
+    }
 }

@@ -152,11 +152,11 @@ impl World {
             staging_image: image.to_owned(),
             digest: digest.to_owned(),
             tag: tag.to_owned(),
-            size_bytes: 1,
+            size_bytes: 2_000,
             dependency_image: image.to_owned(),
             lock_key: None,
-            log_key: String::new(),
-            duration_ms: 1,
+            log_key: format!("logs/{build}"),
+            duration_ms: 3_000,
         };
         let mut conn = self.pool.acquire().await.unwrap();
         builds::built(&mut conn, build, &built).await.unwrap();
@@ -226,6 +226,33 @@ async fn what_passed_is_published_under_its_digest_and_both_tags() {
     assert_eq!(world.tag("latest").await, digest);
     world.handle(&event).await.unwrap();
     assert_eq!(world.build(&event).await.state, BuildState::Ready);
+}
+
+#[tokio::test]
+async fn the_function_says_what_it_runs_and_how_that_was_built_once_it_is_published() {
+    type Row = (Option<String>, Option<i64>, Option<i64>, Option<String>, Option<String>);
+    let world = World::new().await;
+    let event = world.scanned(1).await;
+    world.record(&event, true).await;
+    let row = async || -> Row {
+        sqlx::query_as(
+            "select docker_image, image_size, build_duration_ms, build_status, build_logs_s3_key
+             from functions where id = $1",
+        )
+        .bind(world.function.get())
+        .fetch_one(&world.pool)
+        .await
+        .unwrap()
+    };
+    let before = row().await;
+    assert_eq!((before.0, before.1, before.2), (None, None, None));
+    world.handle(&event).await.unwrap();
+    let (image, size, duration, status, log) = row().await;
+    let build = world.build(&event).await;
+    assert!(image.is_some() && image == build.docker_image);
+    assert_eq!((size, duration), (Some(2_000), Some(3_000)));
+    assert_eq!(status.as_deref(), Some("ready"));
+    assert_eq!(log, Some(format!("logs/{}", event.build_id)));
 }
 
 #[tokio::test]
