@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use mecapy_proto::v1::PushDone;
 
 use crate::report::Report;
-use crate::worker_world::World;
+use crate::worker_world::{Function, World};
 
 const IMAGES: usize = 200;
 const PARKED: usize = 50;
@@ -29,22 +29,18 @@ pub async fn measure() -> Result<Report> {
             ("MECAPY_WORKER__WARM_UP__MAX_WAITING", IMAGES.to_string()),
         ])
         .await?;
-    for function in &functions {
-        world
-            .servers
-            .system
-            .bus
-            .publish(&PushDone {
-                build_id: function.digest.to_string(),
-                function_id: function.id.get(),
-                image: function.image.clone(),
-                digest: function.digest.to_string(),
-                size_bytes: function.size_bytes,
-                ..PushDone::default()
-            })
-            .await?;
-    }
     let began = Instant::now();
+    // Who is not listening yet misses what is published: that is no more than a hint.
+    let mut tries = 0;
+    while worker.metric("mecapy_cached_images", "").await? < 1.0 {
+        ensure!(began.elapsed() < PATIENCE, "no image is fetched ahead");
+        publish(&world, &functions[0], tries).await?;
+        tries += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for function in &functions[1..] {
+        publish(&world, function, 0).await?;
+    }
     loop {
         let images = worker.metric("mecapy_cached_images", "").await?;
         let waiting = worker.metric("mecapy_parked_containers", "state=\"waiting\"").await?;
@@ -72,4 +68,18 @@ pub async fn measure() -> Result<Report> {
         world.peer.remove(&function.image).await;
     }
     Ok(report)
+}
+
+/// The second of two alike would not be passed on.
+async fn publish(world: &World, function: &Function, number: u32) -> Result<()> {
+    let event = PushDone {
+        build_id: format!("{}-{number}", function.digest),
+        function_id: function.id.get(),
+        image: function.image.clone(),
+        digest: function.digest.to_string(),
+        size_bytes: function.size_bytes,
+        ..PushDone::default()
+    };
+    world.servers.system.bus.publish(&event).await?;
+    Ok(())
 }
