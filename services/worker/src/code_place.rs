@@ -82,6 +82,8 @@ pub(crate) struct Root {
 
 /// Beside each worker's folder, as its name's ending.
 const LOCK: &str = ".lock";
+/// Of a worker's folder's name, in hexadecimal digits.
+const NAME_LENGTH: usize = 16;
 /// Another that starts may have it for a moment, while it removes what was left under this name.
 const LOCK_TRIES: u32 = 100;
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -91,7 +93,7 @@ impl Root {
     /// workers left on this machine.
     pub(crate) async fn prepare(directory: &Path, worker: &str) -> io::Result<Self> {
         let name = mecapy_registry::Digest::of(worker.as_bytes()).hex();
-        let name = name.get(..16).unwrap_or(&name);
+        let name = name.get(..NAME_LENGTH).unwrap_or(&name);
         let path = directory.join(name);
         let new_folder =
             |path: &Path| fs::DirBuilder::new().mode(0o700).recursive(true).create(path);
@@ -139,7 +141,10 @@ fn remove_of_the_dead(directory: &Path, own: &str) -> io::Result<()> {
         let lock = entry?.path();
         let name = lock.file_name().and_then(|name| name.to_str());
         let Some(name) = name.and_then(|name| name.strip_suffix(LOCK)) else { continue };
-        if name == own {
+        // Other programs may have locks of their own beside ours.
+        let is_ours =
+            name.len() == NAME_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if name == own || !is_ours {
             continue;
         }
         let file = match File::open(&lock) {
@@ -177,7 +182,13 @@ mod tests {
         let (dead, alive) = (prepare("dead").await, prepare("alive").await);
         let places = [&dead, &alive].map(|root| CodePlace::make(&root.path, "1", "mark").unwrap());
         let unknown = directory.join("0123456789abcdef");
-        fs::create_dir(&unknown).unwrap();
+        let foreign = directory.join("foreign");
+        for folder in [&unknown, &foreign] {
+            fs::create_dir(folder).unwrap();
+        }
+        for lock in ["foreign.lock", ".lock"] {
+            fs::write(directory.join(lock), "").unwrap();
+        }
         let dead_path = dead.path.clone();
         drop(dead);
         assert!(dead_path.is_dir(), "as when it is killed");
@@ -185,6 +196,7 @@ mod tests {
         let new = prepare("new").await;
         assert!(!dead_path.exists() && !dead_path.with_extension("lock").exists());
         assert!(places[1].path().is_file() && name_files(&alive.path).hosts.is_file());
+        assert!(foreign.is_dir(), "its lock is another program's");
         assert!(unknown.is_dir(), "it may be of a version without locks");
         // Its own of before goes, whatever else is there.
         fs::write(new.path.join("left"), "").unwrap();

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::containers::docker;
 use crate::parked::without_root;
-use crate::published::{BASE, fallback, primary};
+use crate::published::{BASE, fallback, primary, primary_by_another_name};
 use crate::world::{DOUBLE, Function, LONG, WAIT, World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,9 +55,8 @@ async fn an_image_that_no_registry_has_is_not_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_keeps_its_limit_and_what_is_put_out_comes_back() {
+    let (_turn, host) = primary_by_another_name().await;
     let world = World::start().await;
-    // Under another name for its host, this worker sees only its own images.
-    let host = primary().await.host.replace("127.0.0.1", "localhost");
     let limited = |config: &mut mecapy_worker::Config| {
         config.registries.primary.host = host.clone();
         config.registries.fallback = None;
@@ -193,8 +192,8 @@ fn with_one_image(host: &str, config: &mut Config) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_in_use_stays_whatever_the_limit_and_so_does_one_that_no_worker_pulled() {
+    let (_turn, host) = primary_by_another_name().await;
     let world = World::start().await;
-    let host = primary().await.host.replace("127.0.0.1", "localhost");
     let foreign = format!("{host}/mecapy/functions/{}:v1", unique("user-foreign"));
     docker(&["tag", BASE, &foreign]);
     world.forget(foreign.clone());
@@ -229,8 +228,8 @@ async fn images_that_containers_wait_with_stay_whatever_the_limit() {
     if without_root() {
         return;
     }
+    let (_turn, host) = primary_by_another_name().await;
     let world = World::start().await;
-    let host = primary().await.host.replace("127.0.0.1", "localhost");
     let worker = world.worker_with(|config| with_one_image(&host, config)).await;
     // With other dependencies, as far as a worker can see.
     let mut functions = Vec::new();

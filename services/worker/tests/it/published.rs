@@ -8,7 +8,7 @@ use mecapy_registry::{
 };
 use mecapy_service::Secret;
 use mecapy_testkit::{Infra, RegistryServer};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::world::LONG;
 
@@ -96,4 +96,11 @@ pub async fn base() {
             copy_image(&from, &to, &ProgressSink::none()).await.unwrap();
         })
         .await;
+}
+
+/// The primary under another name for its host, by which a worker sees only the images that have it; and one turn at a
+/// time for the tests that do so, since a worker with a small cache puts out what it sees.
+pub async fn primary_by_another_name() -> (MutexGuard<'static, ()>, String) {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    (TURN.lock().await, primary().await.host.replace("127.0.0.1", "localhost"))
 }

@@ -11,7 +11,7 @@ use mecapy_worker::Config;
 use prost::Message as _;
 
 use crate::containers::{docker, may_park};
-use crate::published::{BASE_REPOSITORY, base, primary};
+use crate::published::{BASE_REPOSITORY, base, primary, primary_by_another_name};
 use crate::world::{DOUBLE, Function, LONG, World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,8 +157,8 @@ async fn base_image(world: &World, host: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn base_images_are_fetched_at_start_and_nothing_that_there_is_no_room_for() {
+    let (_turn, host) = primary_by_another_name().await;
     let world = World::start().await;
-    let host = primary().await.host.replace("127.0.0.1", "localhost");
     let image = base_image(&world, &host).await;
     let function = world.function(DOUBLE).await;
     let small = |config: &mut Config| {
