@@ -15,6 +15,8 @@ use crate::{Bus, envelope};
 const TASK_LOG_SO_FAR: &str = "log.so-far.task";
 /// Where in the log the text of a message begins; in an answer, where it ends.
 const POSITION: &str = "Mecapy-Position";
+/// Where the answers to all questions go.
+const INBOX: &str = "_INBOX.";
 /// Longer than a loaded machine takes. Without the beginning, the rest is shown.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -167,7 +169,9 @@ pub struct LateFollower {
 impl LateFollower {
     fn read(bus: &Bus, message: Message) -> Option<Self> {
         let task = std::str::from_utf8(&message.payload).ok()?.parse().ok()?;
-        Some(Self { task, bus: bus.clone(), answer_to: message.reply? })
+        // Nowhere else does who asks listen: what a function wrote is not to be sent where events are read.
+        let answer_to = message.reply.filter(|reply| reply.starts_with(INBOX))?;
+        Some(Self { task, bus: bus.clone(), answer_to })
     }
 
     /// `text` is the last of what was written up to there.
@@ -285,7 +289,7 @@ impl Follow {
         if begin.attempt < self.told.attempt || known >= text.len() {
             return None;
         }
-        let end = Position { bytes: begin.bytes + text.len() as u64, ..begin };
+        let end = Position { bytes: begin.bytes.saturating_add(text.len() as u64), ..begin };
         // Pieces end between characters; somebody else's number may not.
         if text.is_char_boundary(known) {
             text.drain(..known);

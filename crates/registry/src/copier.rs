@@ -306,13 +306,7 @@ impl Copier {
             // What it names is not there.
             Err(Error::NotFound { host, subject }) => {
                 let detail = format!("{BLOB_UNKNOWN}: it lacks what the manifest names");
-                return Err(Error::Status {
-                    host,
-                    subject,
-                    status: 404,
-                    detail,
-                    retry_after: None,
-                });
+                return Err(Error::lacking(host, subject, detail));
             }
             other => other?,
         }

@@ -91,6 +91,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A 404 to what was to be written: what is lacking is at the destination, and not at a source.
+    pub(crate) fn lacking(host: String, subject: String, detail: impl Into<String>) -> Self {
+        Self::Status { host, subject, status: 404, detail: detail.into(), retry_after: None }
+    }
+
     /// Whether the same call may succeed later: no connection, a broken one, or a busy server.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -62,7 +62,7 @@ impl Registry {
                 Ok((self.body(&call.subject, response, MAX_PAGE_BYTES).await?, next))
             })
             .await?;
-            bytes += page.len();
+            bytes += page.len() + next.as_ref().map_or(0, String::len);
             let page = serde_json::from_slice(&page)
                 .map_err(|e| self.nonsense(&call.subject, e.to_string()))?;
             let names = names(page).unwrap_or_default();

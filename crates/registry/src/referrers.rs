@@ -211,7 +211,7 @@ impl Registry {
                 Ok((self.body(&call.subject, response, MAX_PAGE_BYTES).await?, next))
             })
             .await?;
-            bytes += page.len();
+            bytes += page.len() + next.as_ref().map_or(0, String::len);
             all.extend(entries(&Manifest::new(page, OCI_INDEX))?);
             match next {
                 None => return Ok(all),

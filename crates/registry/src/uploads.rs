@@ -160,14 +160,8 @@ impl Registry {
         let response = match self.call_once(&call).await {
             // Nothing was asked for that could be missing, but the place itself.
             Err(Error::NotFound { host, subject }) if from.is_none() => {
-                let detail = "it has no such repository, and no push makes one: make the project or namespace there".to_owned();
-                return Err(Error::Status {
-                    host,
-                    subject,
-                    status: 404,
-                    detail,
-                    retry_after: None,
-                });
+                let detail = "it has no such repository, and no push makes one: make the project or namespace there";
+                return Err(Error::lacking(host, subject, detail));
             }
             other => other?,
         };

@@ -129,7 +129,8 @@
     });
     events.addEventListener("changed", soon);
     events.addEventListener("log", (event) => {
-      after = event.lastEventId;
+      // A line of a worker that does not count has none.
+      if (event.lastEventId) after = event.lastEventId;
       append(JSON.parse(event.data));
     });
     events.addEventListener("end", () => {

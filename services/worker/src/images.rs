@@ -165,7 +165,7 @@ impl Images {
             .find_map(|(known, names)| (known == digest).then_some(names))
             .unwrap_or_else(|| vec![name.clone()]);
 
-        let layers = engine.layers(&info).await.map_err(failed)?;
+        let layers = local_images::layers(engine, &info).await;
         let mut state = self.state();
         state.cache.insert(digest, Image { id: info.id, names, layers });
         // Held before anybody can put it out.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use bollard::query_parameters::ListImagesOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mecapy_engine::Engine;
+use futures::{StreamExt as _, stream};
+use mecapy_engine::{Engine, ImageInfo, Layer};
 use mecapy_registry::{Digest, ImageRef};
 
 use crate::Error;
@@ -36,19 +36,38 @@ pub(crate) async fn list(
     images.sort_by_key(|image| image.created);
     let ours = images.into_iter().filter_map(|image| {
         let names = by_digest(&image.repo_digests, registries);
-        (!names.is_empty()).then_some((image.id, names))
+        (!names.is_empty()).then_some((image.id, image.size, names))
     });
-    let looks = stream::iter(ours).map(|(id, names)| async move {
-        // It may be gone since.
-        let Some(image) = engine.image(&id).await? else { return Ok(Vec::new()) };
-        let layers = engine.layers(&image).await?;
-        let named = names.into_iter().map(|(digest, names)| {
-            (digest, Image { id: id.clone(), names, layers: layers.clone() })
-        });
-        Ok::<_, Error>(named.collect())
+    let looks = stream::iter(ours).map(|(id, size, names)| async move {
+        let layers = match engine.image(&id).await {
+            Ok(Some(image)) => layers(engine, &image).await,
+            // It has gone since.
+            Ok(None) => return Vec::new(),
+            // One image that the engine can't show keeps no worker from starting.
+            Err(_) => vec![whole(&id, size.try_into().unwrap_or_default())],
+        };
+        let image = |names| Image { id: id.clone(), names, layers: layers.clone() };
+        names.into_iter().map(|(digest, names)| (digest, image(names))).collect()
     });
-    let images: Vec<Vec<_>> = looks.buffered(LOOKS_AT_ONCE).try_collect().await?;
+    let images: Vec<Vec<_>> = looks.buffered(LOOKS_AT_ONCE).collect().await;
     Ok(images.into_iter().flatten().collect())
+}
+
+/// What counts for the cache's limit. Where the engine can't tell the layers, all of the image is its own: that is
+/// rather too much than too little.
+pub(crate) async fn layers(engine: &Engine, image: &ImageInfo) -> Vec<Layer> {
+    engine.layers(image).await.unwrap_or_else(|error| {
+        tracing::debug!(
+            image = image.id,
+            error = mecapy_service::chain(&error),
+            "no layers are told"
+        );
+        vec![whole(&image.id, image.size)]
+    })
+}
+
+fn whole(id: &str, bytes: u64) -> Layer {
+    Layer { id: Digest::of(id.as_bytes()), bytes }
 }
 
 /// An image's names that are ours to remove, by digest.
