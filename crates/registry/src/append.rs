@@ -17,8 +17,11 @@ use serde_json::{Value, json};
 use crate::config_patch::sorted;
 use crate::copy::{STREAMS, bring_blob};
 use crate::holders::KNOWN_FOR;
-use crate::layer::Packed;
-use crate::media_types::{DOCKER_LAYER_GZIP, OCI_LAYER_GZIP};
+use crate::layer::{self, Packed};
+use crate::media_types::{
+    DOCKER_FOREIGN_LAYER, DOCKER_LAYER_GZIP, OCI_CONFIG, OCI_FOREIGN_LAYER, OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+};
 use crate::registry::Registry;
 use crate::{ConfigPatch, Content, Descriptor, Digest, Error, FolderLayer, Manifest, TarLayer};
 
@@ -125,10 +128,12 @@ impl Appender {
             patch.apply(&base_config, layers.len(), &packed.diff_id).map_err(unusable)?;
         let new_config = Bytes::from(new_config);
 
-        let layer_type = if base.manifest.is_oci() { OCI_LAYER_GZIP } else { DOCKER_LAYER_GZIP };
-        let new_layer = Descriptor::new(layer_type, packed.digest, packed.size);
-        let config =
-            Descriptor::new(config.media_type, Digest::of(&new_config), new_config.len() as u64);
+        let mut new_layer = Descriptor::new(OCI_LAYER_GZIP, packed.digest, packed.size);
+        if let layer::Content::Memory(content) = &packed.content {
+            new_layer = new_layer.embedding(content);
+        }
+        let config = Descriptor::new(OCI_CONFIG, Digest::of(&new_config), new_config.len() as u64)
+            .embedding(&new_config);
         let manifest = manifest(&base.manifest, &config, &new_layer).map_err(unusable)?;
         let appended = Appended {
             digest: manifest.digest,
@@ -193,39 +198,45 @@ impl Appender {
     }
 }
 
-/// The base's manifest with another config and one more layer, in the base's media type. The
-/// base's layers are taken over as they stand there, with annotations and all.
+/// The base's manifest with another config and one more layer. The base's layers are taken over as they stand there,
+/// with annotations and all. It is of the OCI's family, whatever the base is of: Docker's has no place for content.
 fn manifest(base: &Manifest, config: &Descriptor, layer: &Descriptor) -> Result<Manifest, String> {
     let parsed: Value = serde_json::from_slice(&base.raw).map_err(|e| e.to_string())?;
     let mut layers = match parsed.get("layers") {
         Some(Value::Array(layers)) => layers.clone(),
         _ => return Err("it has no layers".to_owned()),
     };
+    for layer in &mut layers {
+        let oci = match layer.get("mediaType").and_then(Value::as_str) {
+            Some(DOCKER_LAYER_GZIP) => OCI_LAYER_GZIP,
+            Some(DOCKER_FOREIGN_LAYER) => OCI_FOREIGN_LAYER,
+            _ => continue,
+        };
+        layer["mediaType"] = json!(oci);
+    }
     layers.push(json!(layer));
-    let mut manifest = json!({
+    let manifest = json!({
         "schemaVersion": 2,
-        "mediaType": base.media_type,
+        "mediaType": OCI_MANIFEST,
         "config": config,
         "layers": layers,
+        "annotations": { BASE_DIGEST: base.digest },
     });
-    if base.is_oci() {
-        manifest["annotations"] = json!({ BASE_DIGEST: base.digest });
-    }
     let raw = serde_json::to_vec(&sorted(manifest)).map_err(|e| e.to_string())?;
-    Ok(Manifest::new(raw.into(), base.media_type.clone()))
+    Ok(Manifest::new(raw.into(), OCI_MANIFEST))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media_types;
+    use crate::media_types::DOCKER_MANIFEST;
 
-    fn base(media_type: &str) -> Manifest {
+    fn base(media_type: &str, layer_type: &str) -> Manifest {
         let raw = json!({
             "schemaVersion": 2,
             "config": Descriptor::new("application/x", Digest::of(b"c"), 1),
             "layers": [{
-                "mediaType": "application/y", "digest": Digest::of(b"l"), "size": 1,
+                "mediaType": layer_type, "digest": Digest::of(b"l"), "size": 1,
                 "annotations": {"kept": "yes"},
             }],
         });
@@ -233,21 +244,29 @@ mod tests {
     }
 
     #[test]
-    fn the_new_manifest_is_of_the_bases_family_and_keeps_its_layers() {
-        for media_type in [media_types::OCI_MANIFEST, media_types::DOCKER_MANIFEST] {
-            let base = base(media_type);
-            let config = Descriptor::new("application/x", Digest::of(b"c2"), 2);
-            let layer = Descriptor::new("application/y", Digest::of(b"l2"), 3);
+    fn the_new_manifest_is_of_the_ocis_family_and_keeps_the_bases_layers() {
+        for (media_type, layer_type, layer_there) in [
+            (OCI_MANIFEST, OCI_LAYER_GZIP, OCI_LAYER_GZIP),
+            (OCI_MANIFEST, "application/y", "application/y"),
+            (DOCKER_MANIFEST, DOCKER_LAYER_GZIP, OCI_LAYER_GZIP),
+            (DOCKER_MANIFEST, DOCKER_FOREIGN_LAYER, OCI_FOREIGN_LAYER),
+        ] {
+            let base = base(media_type, layer_type);
+            let config = Descriptor::new(OCI_CONFIG, Digest::of(b"c2"), 2).embedding(b"c2");
+            let layer = Descriptor::new(OCI_LAYER_GZIP, Digest::of(b"l2"), 2).embedding(b"l2");
             let made = manifest(&base, &config, &layer).unwrap();
             assert_eq!(made, manifest(&base, &config, &layer).unwrap());
-            assert_eq!(made.media_type, media_type);
-            assert_eq!(made.size_bytes().unwrap(), 6);
+            assert_eq!(made.media_type, OCI_MANIFEST);
+            assert_eq!(made.size_bytes().unwrap(), 5);
             let json: Value = serde_json::from_slice(&made.raw).unwrap();
-            assert_eq!(json["mediaType"], media_type);
+            assert_eq!(json["mediaType"], OCI_MANIFEST);
+            assert_eq!(json["layers"][0]["mediaType"], layer_there);
             assert_eq!(json["layers"][0]["annotations"]["kept"], "yes");
-            assert_eq!(json["layers"][1]["digest"], layer.digest.to_string());
-            // Docker's schema has no annotations.
-            assert_eq!(json.get("annotations").is_some(), base.is_oci());
+            assert_eq!(json["annotations"][BASE_DIGEST], base.digest.to_string());
+            // Read back, the new ones still have their content.
+            let Content::Image { config, layers } = made.parse().unwrap() else { panic!() };
+            assert_eq!(config.embedded().as_deref(), Some(b"c2".as_slice()));
+            assert_eq!(layers[1], layer);
         }
     }
 }

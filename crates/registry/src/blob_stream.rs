@@ -74,6 +74,12 @@ impl BlobStream {
         Ok(Self(pieces.boxed()))
     }
 
+    /// Of content that is here, and verified.
+    pub(crate) fn of(content: Bytes) -> Self {
+        let piece = (!content.is_empty()).then_some(Ok(content));
+        Self(futures::stream::iter(piece).boxed())
+    }
+
     /// The same as a reader. Its errors hold an [`Error`].
     pub fn into_reader(self) -> impl AsyncRead + Send + Unpin {
         StreamReader::new(self.map_err(std::io::Error::other))

@@ -82,6 +82,9 @@ impl Registry {
         repository: &str,
         descriptor: &Descriptor,
     ) -> Result<BlobStream, Error> {
+        if let Some(content) = descriptor.embedded() {
+            return Ok(BlobStream::of(content));
+        }
         let call = self.blob_call("blob_get", Method::GET, repository, &descriptor.digest)?;
         let response = self.call_once(&call).await?;
         BlobStream::new(self, repository, call.subject, descriptor, response)

@@ -1,5 +1,7 @@
 //! Manifests: the bytes as the registry sent them, and a read-only view of what they name.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use oci_spec::image as oci;
 use serde::{Deserialize, Serialize};
@@ -11,10 +13,14 @@ pub mod media_types {
     pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
     pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    pub const OCI_FOREIGN_LAYER: &str =
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
     pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
     pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
     pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    pub const DOCKER_FOREIGN_LAYER: &str =
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     pub const OCTET_STREAM: &str = "application/octet-stream";
 }
@@ -29,6 +35,9 @@ pub(crate) const ACCEPT_MANIFESTS: &str = concat!(
     "application/vnd.docker.distribution.manifest.list.v2+json",
 );
 
+/// Larger content is not put into a manifest: each call that moves a tag sends the manifest again.
+const MAX_EMBEDDED: usize = 16 * 1024;
+
 /// What names content: its type, digest and size in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +51,10 @@ pub struct Descriptor {
     /// Where content that registries may not distribute lives instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
+    /// The content itself in Base 64, so that nobody has to fetch it (image specification, Embedded Content). Whoever
+    /// wrote the manifest says so: it counts only where it has the digest and size above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +67,21 @@ pub struct Platform {
 
 impl Descriptor {
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
-        Self { media_type: media_type.into(), digest, size, platform: None, urls: Vec::new() }
+        let (platform, urls, data) = (None, Vec::new(), None);
+        Self { media_type: media_type.into(), digest, size, platform, urls, data }
+    }
+
+    /// The same with its content in it, if that is small.
+    pub(crate) fn embedding(mut self, content: &[u8]) -> Self {
+        self.data = (content.len() <= MAX_EMBEDDED).then(|| BASE64_STANDARD.encode(content));
+        self
+    }
+
+    /// The content, if it is in here and right. Else it is fetched.
+    pub(crate) fn embedded(&self) -> Option<Bytes> {
+        let content = BASE64_STANDARD.decode(self.data.as_ref()?).ok()?;
+        let is_right = content.len() as u64 == self.size && Digest::of(&content) == self.digest;
+        is_right.then(|| content.into())
     }
 }
 
@@ -92,11 +119,6 @@ impl Manifest {
 
     pub fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
-    }
-
-    /// Whether it belongs to the OCI family rather than to Docker's.
-    pub fn is_oci(&self) -> bool {
-        matches!(self.media_type.as_str(), OCI_MANIFEST | OCI_INDEX)
     }
 
     /// Reads it. Schema 1 and unknown types are errors.
@@ -147,6 +169,7 @@ fn descriptor(from: &oci::Descriptor) -> Result<Descriptor, String> {
             variant: platform.variant().clone(),
         }),
         urls: from.urls().clone().unwrap_or_default(),
+        data: from.data().clone(),
     })
 }
 
@@ -183,6 +206,25 @@ mod tests {
             assert_eq!(layers, [Descriptor::new(layer_type, layer, 5)]);
             assert_eq!(manifest.size_bytes().unwrap(), 11);
         }
+    }
+
+    #[test]
+    fn embedded_content_counts_where_it_is_what_the_digest_says() {
+        let of = |content: &[u8]| Descriptor::new("x", Digest::of(content), content.len() as u64);
+        let right = of(b"content").embedding(b"content");
+        assert_eq!(right.embedded().as_deref(), Some(b"content".as_slice()));
+        assert_eq!(of(b"").embedding(b"").embedded().as_deref(), Some(b"".as_slice()));
+        assert_eq!(of(b"content").embedded(), None);
+        let wrong = [
+            of(b"content").embedding(b"CONTENT"),
+            Descriptor { size: 6, ..right.clone() },
+            Descriptor { data: Some("not base 64".to_owned()), ..right },
+        ];
+        for wrong in wrong {
+            assert_eq!(wrong.embedded(), None);
+        }
+        let large = vec![0; MAX_EMBEDDED + 1];
+        assert_eq!(of(&large).embedding(&large).data, None);
     }
 
     #[test]

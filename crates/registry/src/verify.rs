@@ -66,7 +66,9 @@ impl Verifier {
                 }),
             };
         }
-        let mut content = self.registry.blob(repository, blob).await?;
+        // What is stored is asked for, though the manifest may hold it too.
+        let stored = Descriptor { data: None, ..blob.clone() };
+        let mut content = self.registry.blob(repository, &stored).await?;
         while content.try_next().await?.is_some() {}
         self.lock().insert(blob.digest);
         Ok(blob.size)

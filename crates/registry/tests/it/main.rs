@@ -9,6 +9,7 @@ mod blobs;
 mod byte_proxy;
 mod copy;
 mod crowds;
+mod embedded;
 mod fake;
 mod faults;
 mod hard_times;

@@ -1,6 +1,6 @@
 //! The two real registries of this test process.
 
-use mecapy_registry::{Options, Registry};
+use mecapy_registry::{Digest, Options, Registry};
 use mecapy_service::Secret;
 use mecapy_testkit::{Infra, RegistryServer, Server};
 use tokio::sync::OnceCell;
@@ -34,4 +34,13 @@ pub fn options(server: RegistryServer) -> Options {
         plain_http: true,
         ..Options::default()
     }
+}
+
+/// From the primary, as when a registry was tidied up or lost something.
+pub async fn delete_blob(repository: &str, digest: &Digest) {
+    let server = primary_server().await;
+    let url = format!("http://{}/v2/{repository}/blobs/{digest}", server.host);
+    let request = reqwest::Client::new().delete(url);
+    let answer = request.basic_auth(server.username, Some(server.password)).send().await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
 }
