@@ -15,15 +15,18 @@ use crate::{Bus, envelope};
 const TASK_LOG_SO_FAR: &str = "log.so-far.task";
 /// Where in the log the text of a message begins; in an answer, where it ends.
 const POSITION: &str = "Mecapy-Position";
+/// On the message, or answer, after which an attempt's log has no more.
+const LAST: &str = "Mecapy-Last";
 /// Where the answers to all questions go.
 const INBOX: &str = "_INBOX.";
-/// Longer than a loaded machine takes. Without the beginning, the rest is shown.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Longer than a loaded machine takes. Without the answer, a note says what is missing.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Tells onlookers. Never waits, never fails the work that it tells of.
 #[derive(Debug, Clone)]
 pub struct Live {
     bus: Bus,
+    answer_within: Duration,
 }
 
 /// The live lines of one build or task.
@@ -35,7 +38,17 @@ pub struct LiveLines {
 
 impl Live {
     pub fn new(bus: Bus) -> Self {
-        Self { bus }
+        Self { bus, answer_within: ANSWER_WITHIN }
+    }
+
+    /// Who has a task may take so long to say what was written of its log.
+    #[must_use]
+    pub fn with_answers_within(self, answer_within: Duration) -> Self {
+        Self { answer_within, ..self }
+    }
+
+    pub fn answer_within(&self) -> Duration {
+        self.answer_within
     }
 
     pub fn build_log(&self, id: BuildId) -> LiveLines {
@@ -93,8 +106,8 @@ impl Live {
         }))
     }
 
-    /// The text of a task's log after what was told already. A part of it may have been written before: who has the task
-    /// is asked for that.
+    /// The text of a task's log after what was told already, each piece once. A part of it may have been written before,
+    /// or get lost on its way: who has the task is asked for that, and what it can't give is told by a note.
     pub async fn follow_task_log(
         &self,
         id: TaskId,
@@ -102,15 +115,17 @@ impl Live {
     ) -> Result<impl Stream<Item = Words> + Send + use<>, crate::Error> {
         // Before the question, so that nothing is lost between the two.
         let words = subscribe(&self.bus, &self.task_log(id).subject).await?;
-        let follow = Follow { words, beginning: Some(self.so_far(id).boxed()), next: None, told };
+        let answer = Some(self.so_far(id, told));
+        let follow = Follow { live: self.clone(), id, words, answer, held: None, told };
         Ok(stream::unfold(follow, |mut follow| async move { Some((follow.next().await?, follow)) }))
     }
 
-    /// What was written so far. None: nobody has the task.
-    fn so_far(&self, id: TaskId) -> impl Future<Output = Option<Message>> + Send + use<> {
-        let client = self.bus.client.clone();
-        let question = Request::new().payload(id.to_string().into()).timeout(Some(ANSWER_WITHIN));
-        async move { client.send_request(TASK_LOG_SO_FAR, question).await.ok() }
+    /// What was written so far, of no earlier attempt than what was told. None: nobody has the task.
+    fn so_far(&self, id: TaskId, told: Position) -> Answer {
+        let (client, within) = (self.bus.client.clone(), self.answer_within);
+        let question = Request::new().payload(id.to_string().into()).headers(told.headers(false));
+        let question = question.timeout(Some(within));
+        async move { client.send_request(TASK_LOG_SO_FAR, question).await.ok() }.boxed()
     }
 
     /// Ids of tasks that are to be cancelled, as they come.
@@ -151,9 +166,12 @@ impl Position {
         Some(Self { attempt: attempt.parse().ok()?, bytes: bytes.parse().ok()? })
     }
 
-    fn headers(self) -> HeaderMap {
+    fn headers(self, is_last: bool) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(POSITION, self.to_string());
+        if is_last {
+            headers.insert(LAST, "1");
+        }
         headers
     }
 }
@@ -162,6 +180,8 @@ impl Position {
 #[derive(Debug)]
 pub struct LateFollower {
     pub task: TaskId,
+    /// Of an earlier attempt it wants to know nothing.
+    pub attempt: u32,
     bus: Bus,
     answer_to: Subject,
 }
@@ -169,14 +189,15 @@ pub struct LateFollower {
 impl LateFollower {
     fn read(bus: &Bus, message: Message) -> Option<Self> {
         let task = std::str::from_utf8(&message.payload).ok()?.parse().ok()?;
+        let attempt = position_of(&message).unwrap_or_default().attempt;
         // Nowhere else does who asks listen: what a function wrote is not to be sent where events are read.
         let answer_to = message.reply.filter(|reply| reply.starts_with(INBOX))?;
-        Some(Self { task, bus: bus.clone(), answer_to })
+        Some(Self { task, attempt, bus: bus.clone(), answer_to })
     }
 
-    /// `text` is the last of what was written up to there.
-    pub async fn answer(self, text: String, end: Position) {
-        let (to, headers) = (self.answer_to, end.headers());
+    /// `text` is the last of what was written up to there, after which there may be no more to come.
+    pub async fn answer(self, text: String, end: Position, is_last: bool) {
+        let (to, headers) = (self.answer_to, end.headers(is_last));
         let _ = self.bus.client.publish_with_headers(to, headers, text.into()).await;
     }
 }
@@ -184,9 +205,12 @@ impl LateFollower {
 /// Some text of a log that goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words {
+    /// Of the last it may be empty.
     pub text: String,
     /// Where it ends. None: who writes it does not count.
     pub end: Option<Position>,
+    /// The log of this attempt has no more.
+    pub is_last: bool,
 }
 
 impl LiveLines {
@@ -197,7 +221,16 @@ impl LiveLines {
 
     /// Sends some text that begins there.
     pub async fn send_at(&self, begin: Position, text: String) {
-        let (to, headers) = (self.subject.clone(), begin.headers());
+        self.send_with(begin.headers(false), text).await;
+    }
+
+    /// Sends the last text of an attempt, which may be none, so that who follows it knows that nothing is missing.
+    pub async fn send_last_at(&self, begin: Position, text: String) {
+        self.send_with(begin.headers(true), text).await;
+    }
+
+    async fn send_with(&self, headers: HeaderMap, text: String) {
+        let to = self.subject.clone();
         let _ = self.bus.client.publish_with_headers(to, headers, text.into()).await;
     }
 
@@ -210,13 +243,17 @@ impl LiveLines {
     }
 }
 
+type Answer = BoxFuture<'static, Option<Message>>;
+
 /// One who follows a task's log.
 struct Follow {
+    live: Live,
+    id: TaskId,
     words: Subscriber,
-    /// The answer to what was written before, until it is there.
-    beginning: Option<BoxFuture<'static, Option<Message>>>,
-    /// What came before that answer.
-    next: Option<Message>,
+    /// What was written before, until it is there.
+    answer: Option<Answer>,
+    /// It comes after what is missing, for which was asked.
+    held: Option<Message>,
     /// Up to where it was told.
     told: Position,
 }
@@ -224,29 +261,36 @@ struct Follow {
 impl Follow {
     async fn next(&mut self) -> Option<Words> {
         loop {
-            let new = match self.beginning.take() {
-                None => {
-                    let message = match self.next.take() {
-                        Some(message) => message,
-                        None => self.words.next().await?,
-                    };
-                    self.go_on(&message)
-                }
-                Some(mut beginning) => tokio::select! {
+            let new = if let Some(message) = self.held.take() {
+                // What is still missing is so for good.
+                self.go_on(&message)
+            } else if let Some(mut answer) = self.answer.take() {
+                tokio::select! {
                     biased;
-                    answer = &mut beginning => answer.and_then(|answer| self.begin(&answer)),
+                    answer = &mut answer => answer.and_then(|answer| self.begin(&answer)),
                     message = self.words.next() => {
                         let message = message?;
                         if self.misses_something_before(&message) {
-                            let answer = beginning.await;
-                            self.next = Some(message);
-                            answer.and_then(|answer| self.begin(&answer))
+                            self.held = Some(message);
+                            answer.await.and_then(|answer| self.begin(&answer))
                         } else {
-                            self.beginning = Some(beginning);
+                            self.answer = Some(answer);
                             self.go_on(&message)
                         }
                     }
-                },
+                }
+            } else {
+                let message = self.words.next().await?;
+                if self.misses_something_before(&message) {
+                    // Lost on its way, as where this end was slow; or a new attempt's, of which the beginning was missed.
+                    let attempt = position_of(&message).unwrap_or_default().attempt;
+                    let told = Position { attempt, bytes: self.told_of(attempt) };
+                    self.held = Some(message);
+                    let answer = self.live.so_far(self.id, told).await;
+                    answer.and_then(|answer| self.begin(&answer))
+                } else {
+                    self.go_on(&message)
+                }
             };
             if new.is_some() {
                 return new;
@@ -255,7 +299,9 @@ impl Follow {
     }
 
     fn misses_something_before(&self, message: &Message) -> bool {
-        position_of(message).is_some_and(|begin| begin.bytes > self.told_of(begin.attempt))
+        position_of(message).is_some_and(|begin| {
+            begin.attempt >= self.told.attempt && begin.bytes > self.told_of(begin.attempt)
+        })
     }
 
     fn told_of(&self, attempt: u32) -> u64 {
@@ -265,38 +311,50 @@ impl Follow {
     fn begin(&mut self, answer: &Message) -> Option<Words> {
         let (mut begin, text) = (position_of(answer)?, text_of(answer));
         begin.bytes = begin.bytes.saturating_sub(text.len() as u64);
-        let missing = begin.bytes.saturating_sub(self.told_of(begin.attempt));
-        let mut words = self.tell(begin, text)?;
-        if missing > 0 {
-            let note = format!("[... {missing} bytes before this; the log has them ...]\n");
-            words.text.insert_str(0, &note);
-        }
-        Some(words)
+        self.tell(begin, text, is_last(answer))
     }
 
     fn go_on(&mut self, message: &Message) -> Option<Words> {
         let text = text_of(message);
         match position_of(message) {
-            Some(begin) => self.tell(begin, text),
-            None => Some(Words { text, end: None }),
+            Some(begin) => self.tell(begin, text, is_last(message)),
+            None => Some(Words { text, end: None, is_last: false }),
         }
     }
 
-    /// What is new of a text that begins there. Of an attempt that was overtaken nothing is.
-    fn tell(&mut self, begin: Position, mut text: String) -> Option<Words> {
-        let known = self.told_of(begin.attempt).saturating_sub(begin.bytes);
-        let known = usize::try_from(known).unwrap_or(usize::MAX);
-        if begin.attempt < self.told.attempt || known >= text.len() {
+    /// What is new of a text that begins there, with a note where something before it is missing. Of an attempt that
+    /// was overtaken nothing is.
+    fn tell(&mut self, begin: Position, mut text: String, is_last: bool) -> Option<Words> {
+        if begin.attempt < self.told.attempt {
             return None;
         }
-        let end = Position { bytes: begin.bytes.saturating_add(text.len() as u64), ..begin };
+        let told = self.told_of(begin.attempt);
+        let end = begin.bytes.saturating_add(text.len() as u64).max(told);
+        let known = usize::try_from(told.saturating_sub(begin.bytes)).unwrap_or(usize::MAX);
+        let known = known.min(text.len());
         // Pieces end between characters; somebody else's number may not.
         if text.is_char_boundary(known) {
             text.drain(..known);
         }
+        if text.is_empty() && !is_last {
+            return None;
+        }
+        let missing = begin.bytes.saturating_sub(told);
+        if missing > 0 {
+            // What was told before it may have ended within a line.
+            let line_end = if told > 0 { "\n" } else { "" };
+            let note =
+                format!("{line_end}[... {missing} bytes before this; the log has them ...]\n");
+            text.insert_str(0, &note);
+        }
+        let end = Position { bytes: end, ..begin };
         self.told = end;
-        Some(Words { text, end: Some(end) })
+        Some(Words { text, end: Some(end), is_last })
     }
+}
+
+fn is_last(message: &Message) -> bool {
+    envelope::get(message.headers.as_ref(), LAST).is_some()
 }
 
 fn position_of(message: &Message) -> Option<Position> {

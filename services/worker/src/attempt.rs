@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::Utc;
 use mecapy_bus::{HandlerError, Outcome};
-use mecapy_engine::{Limits, RunOutcome};
+use mecapy_engine::{Limits, OutputSink, RunOutcome};
 use mecapy_proto::TaskId;
 use mecapy_proto::v1::{CacheOutcome, TaskStatus, TaskTimings};
 use mecapy_store::task_runs;
@@ -18,6 +18,7 @@ use crate::ending::{self, Ending};
 use crate::error::Problem;
 use crate::execution::{Execution, Left, Ran, Start};
 use crate::image_choice::Choice;
+use crate::images::Held;
 use crate::prepare::Prepared;
 use crate::report::Report;
 use crate::running::InHand;
@@ -28,8 +29,8 @@ use crate::{metric_definitions as metrics, storage};
 /// A used container's removal waits until the result is kept and short tasks have ended, but no longer: what the function
 /// left running ends with it.
 const REMOVE_WITHIN: Duration = Duration::from_secs(1);
-/// A container that waits for the next task with these dependencies is started when this one's has ended, since beside
-/// it both take longer; or after this, where it takes long.
+/// A container that waits for the next task with these dependencies is started when this one's end is recorded, since
+/// beside it both take longer; or after this, where it takes long.
 const LEARN_AFTER: Duration = Duration::from_secs(1);
 
 /// An attempt's container has ended, or could not be run.
@@ -40,21 +41,31 @@ pub(crate) struct Executed {
     fetch: Duration,
     limits: Limits,
     ran: Result<Ran, Problem>,
+    /// A container of this image is yet to wait for the next task.
+    to_learn: Option<Arc<Held>>,
 }
 
 impl Worker {
     /// Claims a task while its function begins in a container that waits: the claim is a write to disk, and takes as
     /// long as a short function. A function has no network and no lasting disk, so where the claim does not come
-    /// about, nothing has: the container goes, and what it wrote is kept nowhere. Only who follows the log at that
-    /// moment may have seen lines of it. None: it did not.
+    /// about, nothing has: the container goes, and what it wrote is kept nowhere and was shown to nobody. None: it did
+    /// not.
     pub(crate) async fn claim_and_execute(
         &self,
         task: &Task,
         prepared: Prepared,
         in_hand: &InHand,
     ) -> Result<Option<(Task, Executed)>, HandlerError> {
-        let claim = task_runs::claim(&self.pool, task, &self.name);
-        let execute = self.execute(task, task.attempt + 1, prepared, in_hand);
+        let attempt = task.attempt + 1;
+        let (live, log) = self.logs.sink(&self.live, task.id(), attempt);
+        let claim = async {
+            let claimed = task_runs::claim(&self.pool, task, &self.name).await?;
+            if claimed.is_some() {
+                log.is_claimed();
+            }
+            Ok::<_, HandlerError>(claimed)
+        };
+        let execute = self.execute_with(task, attempt, prepared, in_hand, live);
         tokio::pin!(claim, execute);
         let claimed = tokio::select! {
             biased;
@@ -67,12 +78,25 @@ impl Worker {
         }
     }
 
+    /// Runs an attempt that is claimed.
     pub(crate) async fn execute(
+        &self,
+        task: &Task,
+        prepared: Prepared,
+        in_hand: &InHand,
+    ) -> Executed {
+        let (live, log) = self.logs.sink(&self.live, task.id(), task.attempt);
+        log.is_claimed();
+        self.execute_with(task, task.attempt, prepared, in_hand, live).await
+    }
+
+    async fn execute_with(
         &self,
         task: &Task,
         attempt: i32,
         prepared: Prepared,
         in_hand: &InHand,
+        live: OutputSink,
     ) -> Executed {
         let Prepared { choice, start, cache, inputs, took: fetch } = prepared;
         Span::current().record("task.attempt", attempt).record("task.cache", cache.as_str_name());
@@ -90,10 +114,10 @@ impl Worker {
             worker: &self.name,
             runtime: self.options.runtime.clone(),
             max_uses: self.options.pool.max_uses,
-            live: self.logs.sink(&self.live, task.id(), attempt),
+            live,
             cancelled: &in_hand.cancelled,
         };
-        let to_learn = match &start {
+        let mut to_learn = match &start {
             Start::Plain(image) => Some(Arc::clone(image)),
             Start::Parked(..) => None,
         };
@@ -104,17 +128,18 @@ impl Worker {
         );
         let ran = {
             let mut run = std::pin::pin!(execution.run(start).instrument(span));
-            let early = tokio::time::timeout(LEARN_AFTER, &mut run).await.ok();
-            if let Some(image) = to_learn {
-                self.learn(&choice, image);
-            }
-            match early {
-                Some(ran) => ran,
-                None => run.await,
+            match tokio::time::timeout(LEARN_AFTER, &mut run).await {
+                Ok(ran) => ran,
+                Err(_) => {
+                    if let Some(image) = to_learn.take() {
+                        self.learning(choice.clone(), image)();
+                    }
+                    run.await
+                }
             }
         };
         drop(execution);
-        Executed { choice, cache, fetch, limits, ran }
+        Executed { choice, cache, fetch, limits, ran, to_learn }
     }
 
     /// Keeps what an attempt left, and says what is to be recorded of it.
@@ -125,7 +150,7 @@ impl Worker {
         in_hand: InHand,
         on_its_way: OnItsWay,
     ) -> Result<Outcome, HandlerError> {
-        let Executed { choice, cache, fetch, limits, ran } = executed;
+        let Executed { choice, cache, fetch, limits, ran, to_learn } = executed;
         let (outcome, left) = match ran {
             Ok(Ran::Ended(outcome, left)) => (*outcome, left),
             Ok(Ran::Overtaken) => return self.wait_out(task).await,
@@ -182,7 +207,14 @@ impl Worker {
             None => (None, None),
         };
         let outcome = recorded.into_outcome(self.pool.clone());
-        let outcome = outcome.then(self.afterwards(task.id(), result, used, on_its_way));
+        let learn = to_learn.map(|image| self.learning(choice, image));
+        let afterwards = self.afterwards(task.id(), result, used, on_its_way);
+        let outcome = outcome.then(move || {
+            afterwards();
+            if let Some(learn) = learn {
+                learn();
+            }
+        });
         Ok(match plain {
             // A container of its own is part of its slot, which is free when that is gone.
             Some(spent) => outcome.and_rest(async move {

@@ -1,7 +1,7 @@
 //! What a function writes, to onlookers while it runs: gathered for a moment, within a limit, and never waited for. Who
 //! comes late is told of what was written before. All of it is kept on S3 at the end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,19 +9,41 @@ use futures::StreamExt as _;
 use mecapy_bus::{Live, LiveLines, Position};
 use mecapy_engine::OutputSink;
 use mecapy_proto::TaskId;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// One message for what is written within this time.
 const GATHER: Duration = Duration::from_millis(50);
 /// And no more than this in it; the rest is left out, with a note.
 const MAX_BYTES: usize = 64 * 1024;
+/// Logs that have ended, for who asks between a function's end and its task's, and some time longer.
+const ENDED_LOGS: usize = 256;
+const ENDED_BYTES: usize = 2 << 20;
 
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The logs of the tasks that run here. A handle; cheap to clone.
+/// The logs of the tasks that run here, and of those that ran last. A handle; cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct LiveLogs(Arc<Mutex<HashMap<TaskId, Arc<Gathered>>>>);
+pub(crate) struct LiveLogs(Arc<Mutex<Logs>>);
+
+#[derive(Default)]
+struct Logs {
+    /// The newest attempt's of each task.
+    of: HashMap<TaskId, Arc<Gathered>>,
+    /// Oldest first.
+    ended: VecDeque<(TaskId, Arc<Gathered>)>,
+    ended_bytes: usize,
+}
+
+/// A log that nobody sees yet: another worker may get the attempt. Dropped, nobody ever will.
+pub(crate) struct Unclaimed(oneshot::Sender<()>);
+
+impl Unclaimed {
+    pub(crate) fn is_claimed(self) {
+        // Where nobody waits for it any more, the process ends.
+        let _ = self.0.send(());
+    }
+}
 
 struct Gathered {
     text: Mutex<Text>,
@@ -36,27 +58,35 @@ struct Text {
     sent: String,
     /// Where that ends.
     end: Position,
+    /// There is no more to come.
+    is_over: bool,
 }
 
 impl LiveLogs {
-    /// Where the pieces of one attempt's function go. It ends, and sends what is left, when the sink is dropped.
-    pub(crate) fn sink(&self, live: &Live, id: TaskId, attempt: i32) -> OutputSink {
+    /// Where the pieces of one attempt's function go. They are seen when the attempt is claimed. It ends, and sends what
+    /// is left, when the sink is dropped.
+    pub(crate) fn sink(&self, live: &Live, id: TaskId, attempt: i32) -> (OutputSink, Unclaimed) {
         let end = Position { attempt: attempt.unsigned_abs(), bytes: 0 };
         let text = Mutex::new(Text { end, ..Text::default() });
         let gathered = Arc::new(Gathered { text, written: Notify::new() });
-        self.logs().insert(id, Arc::clone(&gathered));
         let over = CancellationToken::new();
         let (logs, lines) = (self.clone(), live.task_log(id));
         let (from, until) = (Arc::clone(&gathered), over.clone());
+        let (claim, claimed) = oneshot::channel();
         tokio::spawn(async move {
+            if claimed.await.is_err() {
+                return;
+            }
+            logs.logs().of.insert(id, Arc::clone(&from));
             send(lines, &from, until).await;
-            logs.forget(id, &from);
+            logs.logs().ended(id, from);
         });
         let until_dropped: DropGuard = over.drop_guard();
-        OutputSink::new(move |piece| {
+        let sink = OutputSink::new(move |piece| {
             let _ = &until_dropped;
             gathered.push(piece);
-        })
+        });
+        (sink, Unclaimed(claim))
     }
 
     /// Answers those who come late, for as long as the process runs.
@@ -66,9 +96,12 @@ impl LiveLogs {
                 Ok(followers) => {
                     let mut followers = std::pin::pin!(followers);
                     while let Some(follower) = followers.next().await {
-                        let so_far = self.logs().get(&follower.task).map(|log| log.so_far());
-                        if let Some((text, end)) = so_far {
-                            follower.answer(text, end).await;
+                        let log = self.logs().of.get(&follower.task).cloned();
+                        let Some(log) = log else { continue };
+                        let (text, end, is_over) = log.so_far();
+                        // Another worker may have a newer attempt.
+                        if end.attempt >= follower.attempt {
+                            follower.answer(text, end, is_over).await;
                         }
                     }
                 }
@@ -78,16 +111,24 @@ impl LiveLogs {
         }
     }
 
-    /// Unless a newer attempt has taken its place.
-    fn forget(&self, id: TaskId, log: &Arc<Gathered>) {
-        let mut logs = self.logs();
-        if logs.get(&id).is_some_and(|current| Arc::ptr_eq(current, log)) {
-            logs.remove(&id);
-        }
-    }
-
-    fn logs(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Gathered>>> {
+    fn logs(&self) -> MutexGuard<'_, Logs> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Logs {
+    fn ended(&mut self, id: TaskId, log: Arc<Gathered>) {
+        self.ended_bytes += log.shrink();
+        self.ended.push_back((id, log));
+        while (self.ended.len() > ENDED_LOGS || self.ended_bytes > ENDED_BYTES)
+            && let Some((id, oldest)) = self.ended.pop_front()
+        {
+            self.ended_bytes -= oldest.shrink();
+            // Unless a newer attempt has taken its place.
+            if self.of.get(&id).is_some_and(|current| Arc::ptr_eq(current, &oldest)) {
+                self.of.remove(&id);
+            }
+        }
     }
 }
 
@@ -96,13 +137,15 @@ async fn send(lines: LiveLines, gathered: &Gathered, over: CancellationToken) {
     while !is_over {
         tokio::select! {
             () = gathered.written.notified() => {}
-            () = over.cancelled() => is_over = true,
+            () = over.cancelled() => {}
         }
-        if !is_over {
-            tokio::time::sleep(GATHER).await;
-        }
+        // Its last words are not gathered for: the task's end may be told at once.
+        let gather = tokio::time::timeout(GATHER, over.cancelled());
+        is_over = gather.await.is_ok();
         let (begin, text) = gathered.text().take(is_over);
-        if !text.is_empty() {
+        if is_over {
+            lines.send_last_at(begin, text).await;
+        } else if !text.is_empty() {
             lines.send_at(begin, text).await;
         }
     }
@@ -114,10 +157,17 @@ impl Gathered {
         self.written.notify_one();
     }
 
-    /// The last of what was sent, and where it ends.
-    fn so_far(&self) -> (String, Position) {
+    /// The last of what was sent, where it ends, and whether that is all.
+    fn so_far(&self) -> (String, Position, bool) {
         let text = self.text();
-        (text.sent.clone(), text.end)
+        (text.sent.clone(), text.end, text.is_over)
+    }
+
+    /// To what was sent, whose bytes it returns.
+    fn shrink(&self) -> usize {
+        let mut text = self.text();
+        text.sent.shrink_to_fit();
+        text.sent.len()
     }
 
     fn text(&self) -> MutexGuard<'_, Text> {
@@ -148,6 +198,7 @@ impl Text {
                 "\n[... {left_out} bytes left out here; the log has them ...]\n"
             ));
         }
+        self.is_over = is_over;
         let begin = self.end;
         self.end.bytes += text.len() as u64;
         self.sent.push_str(&text);
@@ -196,5 +247,47 @@ mod tests {
         assert_eq!(text.end.bytes, MAX_BYTES as u64 + 1);
         assert!(text.sent.len() == MAX_BYTES - 1 && text.sent.starts_with('ä'));
         assert!(text.sent.ends_with("bcd"));
+    }
+
+    fn gathered(sent: String) -> Arc<Gathered> {
+        let text = Mutex::new(Text { sent, ..Text::default() });
+        Arc::new(Gathered { text, written: Notify::new() })
+    }
+
+    #[test]
+    fn logs_that_have_ended_are_kept_for_a_while_within_a_number_and_bytes() {
+        let mut logs = Logs::default();
+        let mut end = |text: String| {
+            let (id, log) = (TaskId::new(), gathered(text));
+            logs.of.insert(id, Arc::clone(&log));
+            logs.ended(id, log);
+            (id, logs.of.keys().copied().collect::<Vec<_>>(), logs.ended_bytes)
+        };
+        let (first, kept, _) = end("x".to_owned());
+        assert_eq!(kept, [first]);
+        let (second, ..) = end("y".to_owned());
+        for _ in 2..ENDED_LOGS {
+            end(String::new());
+        }
+        let (_, kept, bytes) = end(String::new());
+        assert!(kept.len() == ENDED_LOGS && bytes == 1);
+        assert!(!kept.contains(&first) && kept.contains(&second));
+        for _ in 0..=ENDED_BYTES / MAX_BYTES {
+            end("z".repeat(MAX_BYTES));
+        }
+        let (last, kept, bytes) = end(String::new());
+        assert!(kept.contains(&last) && !kept.contains(&second) && bytes <= ENDED_BYTES);
+    }
+
+    #[test]
+    fn a_newer_attempts_log_stays_when_the_one_before_is_forgotten() {
+        let mut logs = Logs::default();
+        let (id, newer) = (TaskId::new(), gathered("newer".to_owned()));
+        logs.of.insert(id, Arc::clone(&newer));
+        logs.ended(id, gathered("older".to_owned()));
+        for _ in 0..ENDED_LOGS {
+            logs.ended(TaskId::new(), gathered(String::new()));
+        }
+        assert!(Arc::ptr_eq(&logs.of[&id], &newer));
     }
 }

@@ -77,16 +77,23 @@ impl Worker {
         Some(Start::Parked(Box::new(slot), code))
     }
 
-    /// So that the next task with these dependencies finds a container that waits.
-    pub(crate) fn learn(&self, choice: &Choice, image: Arc<Held>) {
-        if !self.parked.is_on() {
-            return;
-        }
-        let (codes, parked, choice) = (self.codes.clone(), self.parked.clone(), choice.clone());
-        self.afterwards.spawn(async move {
-            if let Some(code) = codes.get(&choice.repository, choice.digest).await {
-                parked.learn(&code, image);
+    /// What has the next task with these dependencies find a container that waits.
+    pub(crate) fn learning(
+        &self,
+        choice: Choice,
+        image: Arc<Held>,
+    ) -> impl FnOnce() + Send + use<> {
+        let (codes, parked) = (self.codes.clone(), self.parked.clone());
+        let tasks = self.afterwards.clone();
+        move || {
+            if !parked.is_on() {
+                return;
             }
-        });
+            tasks.spawn(async move {
+                if let Some(code) = codes.get(&choice.repository, choice.digest).await {
+                    parked.learn(&code, image);
+                }
+            });
+        }
     }
 }

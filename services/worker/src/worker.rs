@@ -144,7 +144,7 @@ impl Worker {
             let begun = if ready.may_begin_before_the_claim(&task) {
                 self.claim_and_execute(&task, ready, &in_hand).await?
             } else if let Some(claimed) = task_runs::claim(&self.pool, &task, &self.name).await? {
-                let executed = self.execute(&claimed, claimed.attempt, ready, &in_hand).await;
+                let executed = self.execute(&claimed, ready, &in_hand).await;
                 Some((claimed, executed))
             } else {
                 prepared = Some(ready);

@@ -8,6 +8,7 @@ use mecapy_bus::{Position, Words};
 use mecapy_proto::TaskId;
 use mecapy_store::TaskState;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Api;
@@ -15,8 +16,11 @@ use crate::{Caller, Error, view};
 
 /// Events that a slow reader may be behind; then what the function writes waits, and what comes beyond is lost.
 const BUFFER: usize = 64;
-/// A worker gathers for a moment what a function writes; the end of a task may be seen before its last words.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// The end of a task may be seen before its last words. They are waited for as long as who has them may take to answer,
+/// and this.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Where they don't come: their worker died, say.
+const END_MISSING: &str = "\n[... the end may be missing here; the log has it ...]\n";
 
 #[derive(Debug)]
 pub(crate) enum TaskEvent {
@@ -34,6 +38,10 @@ struct Watch {
     id: TaskId,
     to: mpsc::Sender<TaskEvent>,
     words: Pin<Box<dyn Stream<Item = Words> + Send>>,
+    /// Somebody was here before, and was told a part.
+    was_told: bool,
+    /// The attempt whose words were all told.
+    told_whole: u32,
     seen: Option<TaskState>,
     /// The largest result that is part of the end.
     inline: u64,
@@ -54,7 +62,10 @@ impl Api {
         let words = Box::pin(self.0.live.follow_task_log(id, told).await?);
         let (to, events) = mpsc::channel(BUFFER);
         let (api, caller) = (self.clone(), caller.clone());
-        tokio::spawn(Watch { api, caller, id, to, words, seen: None, inline }.run());
+        let was_told = told != Position::default();
+        let watch =
+            Watch { api, caller, id, to, words, was_told, told_whole: 0, seen: None, inline };
+        tokio::spawn(watch.run());
         Ok(ReceiverStream::new(events))
     }
 }
@@ -74,7 +85,7 @@ impl Watch {
                     () = self.to.closed() => return,
                     words = self.words.next(), if words_come => {
                         let Some(words) = words else { words_come = false; continue };
-                        if self.to.send(TaskEvent::Log(words)).await.is_err() {
+                        if !self.tell(words).await {
                             return;
                         }
                         // The first words say that it runs.
@@ -94,12 +105,10 @@ impl Watch {
             Err(error) => return error.is_transient(),
         };
         let state = task.state;
-        if state.is_final() && self.seen.is_some() {
-            while let Ok(Some(words)) = tokio::time::timeout(LAST_WORDS, self.words.next()).await {
-                if self.to.send(TaskEvent::Log(words)).await.is_err() {
-                    return false;
-                }
-            }
+        // Who comes when all is over has the log that is kept.
+        let listens = self.seen.is_some() || self.was_told;
+        if state.is_final() && listens && !self.tell_the_rest(task.attempt.unsigned_abs()).await {
+            return false;
         }
         if self.seen.replace(state) != Some(state)
             && self.to.send(TaskEvent::Status(state)).await.is_err()
@@ -117,5 +126,34 @@ impl Watch {
             // Looked at again: its end is to be told with its result.
             Err(error) => error.is_transient(),
         }
+    }
+
+    /// False: nobody listens any more.
+    async fn tell(&mut self, words: Words) -> bool {
+        if let (true, Some(end)) = (words.is_last, words.end) {
+            self.told_whole = end.attempt;
+        }
+        words.text.is_empty() || self.to.send(TaskEvent::Log(words)).await.is_ok()
+    }
+
+    /// What the last attempt wrote before the task's end, if there was one. False: nobody listens any more.
+    async fn tell_the_rest(&mut self, attempt: u32) -> bool {
+        let until = Instant::now() + self.api.0.live.answer_within() + LAST_WORDS;
+        let shutdown = self.api.0.shutdown.clone();
+        while self.told_whole < attempt {
+            let words = tokio::select! {
+                words = tokio::time::timeout_at(until, self.words.next()) => words.ok().flatten(),
+                () = shutdown.cancelled() => return false,
+                () = self.to.closed() => return false,
+            };
+            let words = words.unwrap_or_else(|| {
+                self.told_whole = attempt;
+                Words { text: END_MISSING.to_owned(), end: None, is_last: false }
+            });
+            if !self.tell(words).await {
+                return false;
+            }
+        }
+        true
     }
 }

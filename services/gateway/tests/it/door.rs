@@ -107,6 +107,15 @@ impl Door {
     }
 
     pub async fn open_with(options: Options) -> Self {
+        Self::open_to(options, PATIENCE).await
+    }
+
+    /// Who has a task may take so long to say what was written of its log.
+    pub async fn with_answers_within(answer_within: Duration) -> Self {
+        Self::open_to(Options::default(), answer_within).await
+    }
+
+    async fn open_to(options: Options, answer_within: Duration) -> Self {
         record_spans();
         mecapy_service::install_tls();
         let infra = Infra::shared().await;
@@ -140,7 +149,7 @@ impl Door {
                 .unwrap();
 
         let shutdown = CancellationToken::new();
-        let live = Live::new(bus.clone());
+        let live = Live::new(bus.clone()).with_answers_within(answer_within);
         let deps = Deps {
             bus: bus.clone(),
             pool: pool.clone(),

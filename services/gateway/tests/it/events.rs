@@ -2,6 +2,7 @@
 
 use futures::StreamExt as _;
 use mecapy_bus::Position;
+use mecapy_proto::TaskId;
 use mecapy_store::{TaskState, builds, tasks};
 use reqwest::Method;
 use serde_json::json;
@@ -88,6 +89,9 @@ async fn who_watches_a_task_sees_what_its_function_writes_and_its_end() {
     ];
     assert_eq!(seen, expected);
 
+    // As the worker does when the function has ended, in its second attempt.
+    let begin = Position { attempt: 2, bytes: 0 };
+    door.live.task_log(id).send_last_at(begin, String::new()).await;
     door.complete(id, TaskState::Failed, None).await;
     let status = events.next().await.unwrap();
     assert_eq!(status, ("status".into(), json!({ "status": "failed" })));
@@ -116,7 +120,7 @@ async fn who_comes_late_sees_what_a_function_has_written_and_who_comes_again_wha
     let mut answer = async || {
         let follower = tokio::time::timeout(PATIENCE, followers.next()).await.unwrap().unwrap();
         assert_eq!(follower.task, id);
-        follower.answer("one\ntwo\n".to_owned(), Position { attempt: 1, bytes: 8 }).await;
+        follower.answer("one\ntwo\n".to_owned(), Position { attempt: 1, bytes: 8 }, false).await;
     };
     let path = format!("/tasks/{id}/events");
     for (last, expected) in
@@ -131,4 +135,70 @@ async fn who_comes_late_sees_what_a_function_has_written_and_who_comes_again_wha
         assert_eq!(events.next().await.unwrap().0, "status");
         assert_eq!(events.next().await.unwrap(), ("log".into(), json!({ "text": expected })));
     }
+}
+
+/// A task that a worker has. Its end is that of its second attempt.
+async fn running_task(door: &Door) -> TaskId {
+    let function = door.ready_function("stats").await;
+    let path = format!("/functions/{function}/tasks");
+    let id = door.post(&path, json!({ "inputs": {} })).await.task();
+    tasks::claim(&door.pool, id, "worker").await.unwrap().unwrap();
+    id
+}
+
+async fn watch_task(door: &Door, id: TaskId, last: &str) -> Events {
+    let request = door.request(Method::GET, &format!("/tasks/{id}/events"));
+    Events::of(request.header("Last-Event-ID", last).send().await.unwrap())
+}
+
+fn log(text: &str) -> (String, serde_json::Value) {
+    ("log".into(), json!({ "text": text }))
+}
+
+#[tokio::test]
+async fn a_tasks_last_words_come_before_its_end_however_late_they_are() {
+    let door = Door::open().await;
+    let id = running_task(&door).await;
+    let mut followers = Box::pin(door.live.late_followers().await.unwrap());
+    door.bus.flush().await;
+    let mut events = watch_task(&door, id, "").await;
+    assert_eq!(events.next().await.unwrap().0, "status");
+    let follower = tokio::time::timeout(PATIENCE, followers.next()).await.unwrap().unwrap();
+    door.complete(id, TaskState::Failed, None).await;
+    let soon = std::time::Duration::from_millis(700);
+    assert!(tokio::time::timeout(soon, events.next()).await.is_err(), "an end without last words");
+    // The worker was slow to answer, and its last words come after that.
+    follower.answer("one\n".to_owned(), Position { attempt: 2, bytes: 4 }, false).await;
+    let lines = door.live.task_log(id);
+    lines.send_last_at(Position { attempt: 2, bytes: 4 }, "two\n".to_owned()).await;
+    assert_eq!(events.next().await.unwrap(), log("one\n"));
+    assert_eq!(events.next().await.unwrap(), log("two\n"));
+    assert_eq!(events.next().await.unwrap().0, "status");
+    assert_eq!(events.next().await.unwrap().0, "ended");
+
+    // Who was here before and comes again when all is over is told the rest.
+    let mut answer = async || {
+        let follower = tokio::time::timeout(PATIENCE, followers.next()).await.unwrap().unwrap();
+        follower.answer("one\ntwo\n".to_owned(), Position { attempt: 2, bytes: 8 }, true).await;
+    };
+    let (mut events, ()) = tokio::join!(watch_task(&door, id, "2-4"), answer());
+    assert_eq!(events.next().await.unwrap(), log("two\n"));
+    assert_eq!(events.next().await.unwrap().0, "status");
+    assert_eq!(events.next().await.unwrap().0, "ended");
+}
+
+#[tokio::test]
+async fn where_a_tasks_last_words_do_not_come_its_watchers_are_told_so() {
+    let door = Door::with_answers_within(std::time::Duration::from_millis(50)).await;
+    let id = running_task(&door).await;
+    let mut events = watch_task(&door, id, "").await;
+    assert_eq!(events.next().await.unwrap().0, "status");
+    door.live.task_log(id).send_at(Position { attempt: 2, bytes: 0 }, "one\n".into()).await;
+    assert_eq!(events.next().await.unwrap(), log("one\n"));
+    // Its worker dies.
+    door.complete(id, TaskState::Lost, None).await;
+    let note = "\n[... the end may be missing here; the log has it ...]\n";
+    assert_eq!(events.next().await.unwrap(), log(note));
+    assert_eq!(events.next().await.unwrap().0, "status");
+    assert_eq!(events.next().await.unwrap().0, "ended");
 }

@@ -2,8 +2,8 @@
 
 use futures::StreamExt as _;
 use mecapy_bus::{Live, Position, Workers};
-use mecapy_proto::BuildId;
 use mecapy_proto::v1::{PushDone, TaskCancel};
+use mecapy_proto::{BuildId, TaskId};
 use mecapy_registry::Registry;
 use mecapy_store::{TaskState, bases, builds};
 use mecapy_testkit::{eventually, unique};
@@ -39,6 +39,20 @@ async fn a_worker_tells_what_it_has_for_as_long_as_it_lives() {
     assert!(workers.list().await.unwrap().iter().all(|status| status.name != name));
 }
 
+/// What who comes now is told of a task's log: so many bytes. None: all of it.
+async fn follow(world: &World, id: TaskId, bytes: Option<usize>) -> String {
+    // Where no answer is late, however slow the machine is.
+    let live = Live::new(world.bus.clone()).with_answers_within(LONG);
+    let mut log = Box::pin(live.follow_task_log(id, Position::default()).await.unwrap());
+    let (mut told, mut is_whole) = (String::new(), false);
+    while bytes.map_or(!is_whole, |bytes| told.len() < bytes) {
+        let words = tokio::time::timeout(LONG, log.next()).await.unwrap().unwrap();
+        told += &words.text;
+        is_whole = words.is_last;
+    }
+    told
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_function_writes_is_heard_while_it_runs() {
     let world = World::start().await;
@@ -62,23 +76,18 @@ async fn what_a_function_writes_is_heard_while_it_runs() {
             heard += &tokio::time::timeout(LONG, words.next()).await.unwrap().unwrap();
         }
         // Who comes late hears the same.
-        let live = Live::new(world.bus.clone());
-        let mut late = Box::pin(live.follow_task_log(id, Position::default()).await.unwrap());
-        let mut told = String::new();
-        while told.len() < heard.len() {
-            told += &tokio::time::timeout(LONG, late.next()).await.unwrap().unwrap().text;
-        }
-        assert_eq!(told, heard);
-        // In a container that waited, a function may speak before its task is taken.
-        eventually("it is taken", LONG, async || {
-            world.look(id).await.filter(|task| task.state == TaskState::Running)
-        })
-        .await;
+        assert_eq!(follow(&world, id, Some(heard.len())).await, heard);
+        // It may begin before its task is taken, and is heard after that.
+        assert_eq!(world.look(id).await.unwrap().state, TaskState::Running);
     }
     for task in &tasks {
+        let id = task.task_id.parse().unwrap();
         let cancel = TaskCancel { task_id: task.task_id.clone() };
         world.publish("task.cancel", cancel.encode_to_vec()).await;
-        assert_eq!(world.end(task.task_id.parse().unwrap()).await.state, TaskState::Cancelled);
+        assert_eq!(world.end(id).await.state, TaskState::Cancelled);
+        // So does who comes when all is over, and knows that it has all.
+        let whole = follow(&world, id, None).await;
+        assert!(whole.contains("one\n") && whole.contains("two\n"), "{whole}");
     }
     worker.stop().await;
 }
