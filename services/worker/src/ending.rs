@@ -1,7 +1,7 @@
 //! How a run counts as a task's end. Pure.
 
 use bytes::Bytes;
-use mecapy_engine::{Capped, End, Limits, OutputProblem, RunOutcome};
+use mecapy_engine::{Capped, End, Limits, OutputProblem, RUNNER, RunOutcome};
 use mecapy_proto::ErrorCode;
 use mecapy_proto::v1::{Failure, TaskStatus};
 
@@ -26,6 +26,7 @@ pub(crate) struct Ending {
 pub(crate) fn of(outcome: &RunOutcome, limits: &Limits) -> Ending {
     let tail = tail(&outcome.stderr);
     let exit_code = match outcome.end {
+        End::Exited(_) if has_no_runner(outcome) => None,
         End::Exited(code) => Some(code),
         End::Signaled(signal) => Some(128 + signal),
         End::TimedOut | End::OutOfMemory | End::Cancelled => None,
@@ -42,6 +43,9 @@ pub(crate) fn of(outcome: &RunOutcome, limits: &Limits) -> Ending {
             }
             Err((code, message)) => (TaskStatus::Failed, code, message),
         },
+        End::Exited(_) if has_no_runner(outcome) => {
+            (TaskStatus::Failed, ErrorCode::Internal, no_runner(RUNNER_PATH))
+        }
         End::Exited(code) => {
             let said = tail.last().map(|line| format!(": {line}")).unwrap_or_default();
             let message = format!("the function ended with exit code {code}{said}");
@@ -71,6 +75,25 @@ pub(crate) fn of(outcome: &RunOutcome, limits: &Limits) -> Ending {
     };
     let failure = Failure { code: code.as_str().to_owned(), message, log_tail: tail };
     Ending { status, exit_code, failure: Some(failure), result: None }
+}
+
+const RUNNER_PATH: &str = RUNNER[3];
+
+/// Why a function whose image lacks what the worker talks to can't be run, and what to do about it.
+pub(crate) fn no_runner(lacks: &str) -> String {
+    format!(
+        "the function was not run: its image has no {lacks}, so it is not built on a base image of `mecapy base build`, and \
+         this worker could not lend it one (worker.pool.directory). Submit the function again, which builds it anew; if \
+         that is the same, the base image is to be replaced"
+    )
+}
+
+/// By Python's words: a function that says the same was run, and its runner tells of its end.
+fn has_no_runner(outcome: &RunOutcome) -> bool {
+    outcome.output == Err(OutputProblem::Unreported) && {
+        let said = outcome.stderr.text();
+        said.contains(&format!("can't open file '{RUNNER_PATH}'"))
+    }
 }
 
 fn output(outcome: &RunOutcome) -> Result<Bytes, (ErrorCode, String)> {
@@ -196,6 +219,23 @@ mod tests {
             "the function ended with exit code 1: ZeroDivisionError: division by zero"
         );
         assert_eq!(failure.log_tail.len(), 3);
+    }
+
+    #[test]
+    fn an_image_without_the_runner_is_not_the_functions_fault_and_the_failure_says_what_to_do() {
+        let said = "python: can't open file '/opt/mecapy/runner.py': [Errno 2] No such file or directory\n";
+        let end = |output| of(&outcome(End::Exited(2), output, said), &Limits::default());
+        let ending = end(Err(OutputProblem::Unreported));
+        let failure = ending.failure.unwrap();
+        assert_eq!(
+            (ending.status, failure.code.as_str(), ending.exit_code),
+            (TaskStatus::Failed, "internal", None)
+        );
+        assert!(failure.message.contains("Submit the function again"), "{failure:?}");
+        assert_eq!(failure.log_tail.len(), 1);
+        // What a function says is its own.
+        let ending = end(Err(OutputProblem::Missing));
+        assert_eq!(ending.failure.unwrap().code, "function-failed");
     }
 
     fn end() -> impl Strategy<Value = End> {

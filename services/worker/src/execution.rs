@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mecapy_engine::{
-    End, Engine, Error as EngineError, Limits, OutputSink, RunOutcome, RunRequest, Spent,
+    End, Engine, Error as EngineError, Limits, OutputSink, RUNNER, ReadOnlyFile, RunOutcome,
+    RunRequest, Spent,
 };
 use mecapy_proto::{ErrorCode, TaskId};
 use mecapy_store::tasks::Task;
@@ -20,7 +21,7 @@ use crate::images::{Held, Images};
 use crate::local_images::FUNCTION_LABEL;
 use crate::pool::{PARKED_LABEL, Pool};
 use crate::slot::{NotRun, Slot, Used, Wanted};
-use crate::{Error, metric_definitions as metrics};
+use crate::{Error, ending, metric_definitions as metrics};
 
 /// Whose container it is. At start, a worker removes those of its own name.
 pub(crate) const WORKER_LABEL: &str = "org.mecapy.worker";
@@ -178,10 +179,17 @@ impl Execution<'_> {
                 EngineError::Start { ref message, .. } => {
                     let shown = mecapy_service::chain(&error);
                     tracing::error!(error = shown, image = %self.choice.digest, "a container can't be started");
-                    return Err(Problem::refused(
-                        ErrorCode::Internal,
-                        format!("the function's container can't be started: {message}"),
-                    ));
+                    // As the OCI runtimes say it.
+                    let reason = match message.contains("executable file not found") {
+                        true => ending::no_runner(RUNNER[0]),
+                        false => format!("the function's container can't be started: {message}"),
+                    };
+                    return Err(Problem::refused(ErrorCode::Internal, reason));
+                }
+                // The engine does not see the folder.
+                EngineError::Refused { status: 400, .. } if self.lent_runner(&image).is_some() => {
+                    let reason = ending::no_runner(RUNNER[3]);
+                    return Err(Problem::refused(ErrorCode::Internal, reason));
                 }
                 ref error if error.is_transient() => {}
                 error => return Err(error.into()),
@@ -217,9 +225,16 @@ impl Execution<'_> {
             stdin: self.inputs.clone(),
             runtime: self.runtime.clone(),
             names: self.parked.name_files(),
+            file: self.lent_runner(image),
             live: Some(self.live.clone()),
             ..RunRequest::default()
         }
+    }
+
+    /// The worker's own runner, for an image that has none. The image must have the rest of a base image: Python, and the
+    /// links of inputs and result.
+    fn lent_runner(&self, image: &Held) -> Option<ReadOnlyFile> {
+        if image.has_runner() { None } else { self.parked.runner() }
     }
 
     /// What an earlier attempt left on this engine when its worker died. Where this one is too short to ask for its

@@ -26,6 +26,8 @@ pub(crate) struct Image {
     /// `registry/repository@digest`: removing all of them removes the image.
     pub names: Vec<String>,
     pub layers: Vec<Layer>,
+    /// Whether it says that it has the runner.
+    pub has_runner: bool,
 }
 
 /// A hold on one image. It must be given back by [`Cache::unpin`].
@@ -33,6 +35,7 @@ pub(crate) struct Image {
 pub(crate) struct Pin {
     pub digest: Digest,
     pub id: String,
+    pub has_runner: bool,
     /// An image that was forgotten and came back is another one, which this does not hold.
     generation: u64,
 }
@@ -80,7 +83,9 @@ impl Cache {
     pub(crate) fn pin(&mut self, digest: Digest) -> Option<Pin> {
         let entry = self.entries.get_mut(&digest)?;
         entry.pins += 1;
-        Some(Pin { digest, id: entry.image.id.clone(), generation: entry.generation })
+        let Image { id, has_runner, .. } = &entry.image;
+        let (id, has_runner) = (id.clone(), *has_runner);
+        Some(Pin { digest, id, has_runner, generation: entry.generation })
     }
 
     pub(crate) fn unpin(&mut self, pin: &Pin) {
@@ -185,7 +190,7 @@ mod tests {
 
     fn on(layers: &[Layer], top: Layer) -> Image {
         let layers = layers.iter().copied().chain([top]).collect();
-        Image { id: format!("sha256:{}", top.bytes), names: Vec::new(), layers }
+        Image { id: format!("sha256:{}", top.bytes), names: Vec::new(), layers, has_runner: true }
     }
 
     fn drain(cache: &mut Cache) -> Vec<Digest> {

@@ -66,6 +66,10 @@ impl Held {
         &self.pin.id
     }
 
+    pub(crate) fn has_runner(&self) -> bool {
+        self.pin.has_runner
+    }
+
     /// Says that the engine hasn't got it after all: somebody else removed it.
     pub(crate) fn is_gone(&self) {
         self.images.state().cache.forget(&self.pin);
@@ -166,8 +170,9 @@ impl Images {
             .unwrap_or_else(|| vec![name.clone()]);
 
         let layers = local_images::layers(engine, &info).await;
+        let has_runner = local_images::has_runner(&info);
         let mut state = self.state();
-        state.cache.insert(digest, Image { id: info.id, names, layers });
+        state.cache.insert(digest, Image { id: info.id, names, layers, has_runner });
         // Held before anybody can put it out.
         let pin = state.cache.pin(digest).ok_or(NotPulled::Interrupted)?;
         drop(state);

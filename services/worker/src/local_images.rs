@@ -13,6 +13,9 @@ use crate::image_cache::Image;
 
 /// What every image of a function carries.
 pub(crate) const FUNCTION_LABEL: &str = "org.mecapy.function.id";
+/// What a base image has that functions can run on, and of which version its runner's frames are.
+const RUNNER_LABEL: &str = "org.mecapy.runner";
+const RUNNER_VERSION: &str = "1";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 const LIMIT_SECONDS: u64 = 60;
 const LOOKS_AT_ONCE: usize = 8;
@@ -39,18 +42,23 @@ pub(crate) async fn list(
         (!names.is_empty()).then_some((image.id, image.size, names))
     });
     let looks = stream::iter(ours).map(|(id, size, names)| async move {
-        let layers = match engine.image(&id).await {
-            Ok(Some(image)) => layers(engine, &image).await,
+        let (layers, has_runner) = match engine.image(&id).await {
+            Ok(Some(image)) => (layers(engine, &image).await, has_runner(&image)),
             // It has gone since.
             Ok(None) => return Vec::new(),
             // One image that the engine can't show keeps no worker from starting.
-            Err(_) => vec![whole(&id, size.try_into().unwrap_or_default())],
+            Err(_) => (vec![whole(&id, size.try_into().unwrap_or_default())], true),
         };
-        let image = |names| Image { id: id.clone(), names, layers: layers.clone() };
+        let image = |names| Image { id: id.clone(), names, layers: layers.clone(), has_runner };
         names.into_iter().map(|(digest, names)| (digest, image(names))).collect()
     });
     let images: Vec<Vec<_>> = looks.buffered(LOOKS_AT_ONCE).collect().await;
     Ok(images.into_iter().flatten().collect())
+}
+
+/// Whether it says that it has a runner that this worker can talk to.
+pub(crate) fn has_runner(image: &ImageInfo) -> bool {
+    image.labels.get(RUNNER_LABEL).is_some_and(|version| version == RUNNER_VERSION)
 }
 
 /// What counts for the cache's limit. Where the engine can't tell the layers, all of the image is its own: that is

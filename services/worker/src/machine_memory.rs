@@ -1,5 +1,7 @@
 //! How much memory the machine has to spare.
 
+use crate::leaving::Leaving;
+
 /// Bytes, as the kernel estimates them. None: it does not say.
 pub(crate) fn available() -> Option<u64> {
     read(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
@@ -10,9 +12,10 @@ pub(crate) fn total() -> Option<u64> {
     read(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
 }
 
-/// What may be held where so much is to be left free: less than is held now, where less than that is free.
-pub(crate) fn to_hold(available: u64, held: u64, leave_free: u64) -> u64 {
-    available.saturating_add(held).saturating_sub(leave_free)
+/// What may be held where so much is to be left free: less than is held now, where less than that is free, and what is on
+/// its way out is not enough.
+pub(crate) fn to_hold(available: u64, held: u64, leaving: &Leaving, leave_free: u64) -> u64 {
+    available.saturating_add(held).saturating_add(leaving.bytes()).saturating_sub(leave_free)
 }
 
 fn read(meminfo: &str, name: &str) -> Option<u64> {
@@ -43,7 +46,31 @@ mod tests {
             (200, 200, 500, 0),
             (u64::MAX, 200, 500, u64::MAX - 500),
         ] {
-            assert_eq!(to_hold(available, held, leave_free), expected, "{available} {held}");
+            let to_hold = to_hold(available, held, &Leaving::default(), leave_free);
+            assert_eq!(to_hold, expected, "{available} {held}");
         }
+    }
+
+    #[test]
+    fn one_shortage_is_met_once_however_long_what_goes_takes_to_be_gone() {
+        const EACH: u64 = 10;
+        // Thirty too few are free.
+        let (mut available, leave_free) = (70, 100);
+        let (mut waiting, leaving, mut on_their_way) = (10, Leaving::default(), Vec::new());
+        for look in 0..30 {
+            let wanted = to_hold(available, waiting * EACH, &leaving, leave_free) / EACH;
+            while waiting > wanted {
+                waiting -= 1;
+                on_their_way.push(leaving.begin(EACH));
+            }
+            assert_eq!(waiting, 7, "look {look}");
+            if look % 5 == 4 && on_their_way.pop().is_some() {
+                available += EACH;
+            }
+        }
+        assert_eq!((available, leaving.bytes()), (leave_free, 0));
+        // The next shortage is another.
+        available -= EACH;
+        assert_eq!(to_hold(available, waiting * EACH, &leaving, leave_free), 6 * EACH);
     }
 }

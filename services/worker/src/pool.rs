@@ -10,7 +10,7 @@ mod tending;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use mecapy_bus::ParkedStatus;
@@ -21,11 +21,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::background::Background;
 use crate::code_layer::{CODE_PATH, Code, PoolKey};
-use crate::code_place::{self, CodePlace, Root};
+use crate::code_place::CodePlace;
 use crate::config::Options;
 use crate::execution::WORKER_LABEL;
 use crate::images::Held;
+use crate::leaving::Leaving;
 use crate::metric_definitions as metrics;
+use crate::pool_folder::PoolFolder;
 use crate::shelf::Shelf;
 use crate::slot::{Name, Names, Slot, Used, Wanted};
 
@@ -46,8 +48,9 @@ struct Inner {
     engine: Engine,
     options: Options,
     worker: String,
-    /// None: nothing is parked by this worker.
-    root: Option<Root>,
+    /// None: nothing is parked, yet or at all.
+    folder: RwLock<Option<Arc<PoolFolder>>>,
+    /// Nothing is parked any more by this process.
     is_off: AtomicBool,
     /// Nothing is parked until the worker takes tasks again.
     rests: AtomicBool,
@@ -58,6 +61,8 @@ struct Inner {
     began: Instant,
     background: Background,
     shelves: Mutex<HashMap<PoolKey, Shelf>>,
+    /// Of what waited.
+    leaving: Leaving,
     starts: TaskTracker,
     /// How many containers get ready for another turn at once. What waits for that is in no task's slot.
     again: Semaphore,
@@ -67,7 +72,7 @@ struct Inner {
 }
 
 impl Pool {
-    /// Begins with nothing parked. A folder that can't be used is told, and leaves the pool off.
+    /// Begins with nothing parked. Where another process has the folder, nothing is until that has ended.
     pub(crate) async fn new(
         engine: Engine,
         options: Options,
@@ -75,24 +80,12 @@ impl Pool {
         background: Background,
     ) -> Self {
         let slots = options.slots();
-        let root = match options.pool.enabled {
-            true => Root::prepare(&options.pool.directory, &worker)
-                .await
-                .inspect_err(|error| {
-                    tracing::warn!(
-                        directory = %options.pool.directory.display(), %error,
-                        "no containers are parked: set worker.pool.directory to a folder that can be written to"
-                    );
-                })
-                .ok(),
-            false => None,
-        };
-        Self(Arc::new(Inner {
+        let pool = Self(Arc::new(Inner {
+            is_off: AtomicBool::new(!options.pool.enabled),
             engine,
             options,
             worker,
-            root,
-            is_off: AtomicBool::new(false),
+            folder: RwLock::new(None),
             rests: AtomicBool::new(false),
             is_seen: AtomicBool::new(false),
             made: AtomicU64::new(0),
@@ -100,16 +93,48 @@ impl Pool {
             began: Instant::now(),
             background,
             shelves: Mutex::default(),
+            leaving: Leaving::default(),
             starts: TaskTracker::new(),
             again: Semaphore::new(slots),
             changed: Notify::new(),
             wanted: Notify::new(),
-        }))
+        }));
+        if !pool.is_off() {
+            let options = &pool.0.options.pool;
+            let claimed = PoolFolder::claim_soon(&options.directory, &pool.0.worker).await;
+            if !pool.take_folder(claimed) && !pool.is_off() {
+                tracing::warn!(
+                    directory = %options.directory.display(),
+                    worker = pool.0.worker,
+                    "no containers are parked yet: another process has this worker's name (worker.name)"
+                );
+            }
+        }
+        pool
+    }
+
+    /// Whether there is one now. One that can't be used is told, and leaves the pool off.
+    fn take_folder(&self, claimed: std::io::Result<Option<PoolFolder>>) -> bool {
+        let claimed = claimed.unwrap_or_else(|error| {
+            tracing::warn!(
+                directory = %self.0.options.pool.directory.display(), %error,
+                "no containers are parked: set worker.pool.directory to a folder that can be written to"
+            );
+            self.0.is_off.store(true, Ordering::SeqCst);
+            None
+        });
+        let mut folder = self.0.folder.write().unwrap_or_else(PoisonError::into_inner);
+        // Asked under its lock: who closes the pool says so first, and then lets go of what is here.
+        *folder = claimed.filter(|_| !self.is_off()).map(Arc::new);
+        folder.is_some()
+    }
+
+    fn is_off(&self) -> bool {
+        self.0.is_off.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        let has = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        self.0.root.is_some() && !has(&self.0.is_off) && !has(&self.0.rests)
+        !self.is_off() && !self.0.rests.load(Ordering::Relaxed) && self.folder().is_some()
     }
 
     /// Whether a container may be waiting for anybody at all.
@@ -124,14 +149,18 @@ impl Pool {
 
     /// The files by which containers do without the engine's network, once one has shown that the engine sees the folder.
     pub(crate) fn name_files(&self) -> Option<NameFiles> {
-        let root = self.root().filter(|_| self.is_on())?;
-        let names = code_place::name_files(root);
+        let names = self.folder().filter(|_| self.is_on())?.name_files();
         // Somebody may have emptied the folder since.
         let are_here = || names.hosts.is_file() && names.resolv_conf.is_file();
         (self.0.is_seen.load(Ordering::Relaxed)
             && brings_loopback_up(&self.0.options)
             && are_here())
         .then_some(names)
+    }
+
+    /// The runner, for a container of an image that has none.
+    pub(crate) fn runner(&self) -> Option<ReadOnlyFile> {
+        Some(self.folder().filter(|_| !self.is_off())?.runner())
     }
 
     /// What waits, by dependencies.
@@ -232,7 +261,7 @@ impl Pool {
 
     /// No container is parked any more by this process.
     pub(crate) fn turn_off(&self, reason: &str) {
-        if !self.0.is_off.swap(true, Ordering::Relaxed) {
+        if !self.0.is_off.swap(true, Ordering::SeqCst) {
             tracing::warn!(
                 reason,
                 directory = %self.0.options.pool.directory.display(),
@@ -255,19 +284,20 @@ impl Pool {
     }
 
     /// Removes what waits: the process ends. What is being started mostly comes to its end, so that it can be removed
-    /// too; what takes long is removed as a dead worker's is.
+    /// too; what takes long is removed as a dead worker's is. The folder goes with the last that has a place in it.
     pub(crate) async fn close(&self) {
-        self.0.is_off.store(true, Ordering::Relaxed);
+        self.0.is_off.store(true, Ordering::SeqCst);
         self.shelves().clear();
         self.0.starts.close();
         let _ = tokio::time::timeout(CLOSE_WITHIN, self.0.starts.wait()).await;
+        drop(self.0.folder.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     async fn make(&self, image: &Arc<Held>, imports: &[String]) -> Result<Slot, NotMade> {
-        let root = self.root().ok_or(NotMade::Off)?;
-        let name = self.name();
-        let mark = format!("# {} of {}", name.text, root.display());
-        let place = CodePlace::make(root, &name.text, &mark)?;
+        let folder = self.folder().ok_or(NotMade::Off)?;
+        let name = self.name(folder.path());
+        let mark = format!("# {} of {}", name.text, folder.path().display());
+        let place = CodePlace::make(&folder, &name.text, &mark)?;
         let request = RunRequest {
             image: image.id().to_owned(),
             name: name.text.clone(),
@@ -279,7 +309,7 @@ impl Pool {
             limits: self.0.options.limits(0),
             runtime: self.0.options.runtime.clone(),
             file: Some(ReadOnlyFile { host: place.path(), container: CODE_PATH.to_owned() }),
-            names: brings_loopback_up(&self.0.options).then(|| code_place::name_files(root)),
+            names: brings_loopback_up(&self.0.options).then(|| folder.name_files()),
             ..RunRequest::default()
         };
         let parked = self.0.engine.park(request, imports).await?;
@@ -292,15 +322,14 @@ impl Pool {
         Ok(Slot { parked, place, image, name, has_imports, path: "started", uses: 0 })
     }
 
-    fn name(&self) -> Name {
+    fn name(&self, folder: &Path) -> Name {
         let number = self.0.made.fetch_add(1, Ordering::Relaxed);
-        let folder = self.root().and_then(Path::file_name);
-        let worker = folder.map(|name| name.to_string_lossy()).unwrap_or_default();
+        let worker = folder.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         self.0.names.take(format!("mecapy-park-{worker}-{number}"))
     }
 
-    fn root(&self) -> Option<&Path> {
-        self.0.root.as_ref().map(|root| root.path.as_path())
+    fn folder(&self) -> Option<Arc<PoolFolder>> {
+        self.0.folder.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn now(&self) -> f64 {

@@ -179,6 +179,11 @@ impl Shelf {
         self.waiting.len()
     }
 
+    /// What one container takes.
+    pub(crate) fn bytes_each(&self) -> u64 {
+        self.bytes_each
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes_each.saturating_mul((self.waiting.len() + self.kept.len()) as u64)
     }

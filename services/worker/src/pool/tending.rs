@@ -11,6 +11,8 @@ use super::{NotMade, Pool};
 use crate::background::Background;
 use crate::code_layer::PoolKey;
 use crate::images::Held;
+use crate::leaving::Leaves;
+use crate::pool_folder::PoolFolder;
 use crate::pool_plan::{Bounds, Demand, Holding, excess, plan};
 use crate::shelf::Shelf;
 use crate::slot::Slot;
@@ -18,6 +20,8 @@ use crate::{machine_memory, metric_definitions as metrics};
 
 /// Demand changes with time as well.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// While another process has the folder: as a rule the one before this, which ends.
+const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// How many are started at once: more of them would take the cores from tasks that run.
 const STARTS_AT_ONCE: usize = 2;
 /// How long a start that nobody waits for waits for a moment without tasks.
@@ -36,7 +40,18 @@ pub(super) struct Start {
 impl Pool {
     /// Sees to it, for as long as the process runs, that as many wait as should.
     pub(crate) async fn tend(self) {
-        tokio::join!(self.keep_up(), self.fill_up());
+        tokio::join!(self.get_folder(), self.keep_up(), self.fill_up());
+    }
+
+    /// Until there is one.
+    async fn get_folder(&self) {
+        while self.folder().is_none() && !self.is_off() {
+            tokio::time::sleep(CLAIM_EVERY).await;
+            let claimed = PoolFolder::claim(&self.0.options.pool.directory, &self.0.worker);
+            if self.take_folder(claimed) {
+                tracing::info!("containers are parked from now on: this worker's name is its own");
+            }
+        }
     }
 
     /// Starts at once what the next tasks would miss, and has what is too much removed.
@@ -70,16 +85,22 @@ impl Pool {
     }
 
     /// Those that have died, that are too many, and that nobody has asked for in a long time.
-    fn take_surplus(&self) -> Vec<Slot> {
+    fn take_surplus(&self) -> Vec<(Slot, Leaves)> {
         let mut shelves = self.shelves();
-        let mut surplus: Vec<Slot> = shelves.values_mut().flat_map(Shelf::take_dead).collect();
+        // The dead have no memory.
+        let dead = shelves.values_mut().flat_map(Shelf::take_dead);
+        let mut surplus: Vec<_> = dead.map(|slot| (slot, self.0.leaving.begin(0))).collect();
         let now = self.now();
-        while let Some(slot) = self.pop_excess_kept(&mut shelves, now) {
-            surplus.push(slot);
+        // Once: what goes in this look has its memory until long after it.
+        let limits = self.limits(&shelves);
+        while let Some((slot, bytes)) = pop_excess_kept(&mut shelves, &limits, now) {
+            surplus.push((slot, self.0.leaving.begin(bytes)));
         }
-        for (key, wanted) in self.plan(&shelves) {
+        for (key, wanted) in self.plan(&shelves, limits) {
             let Some(shelf) = shelves.get_mut(&key) else { continue };
-            surplus.extend(shelf.take_over(wanted));
+            let bytes = shelf.bytes_each();
+            let over = shelf.take_over(wanted).into_iter();
+            surplus.extend(over.map(|slot| (slot, self.0.leaving.begin(bytes))));
             let idle = Duration::from_secs(self.0.options.pool.idle_seconds);
             if wanted == 0 && shelf.starting == 0 && shelf.demand(now).idle >= idle {
                 shelves.remove(&key);
@@ -92,18 +113,11 @@ impl Pool {
         surplus
     }
 
-    /// Of those that wait for one function's next task, one that is there for too long, or too much.
-    fn pop_excess_kept(&self, shelves: &mut HashMap<PoolKey, Shelf>, now: f64) -> Option<Slot> {
-        let limits = self.limits(shelves);
-        let mut shelves: Vec<&mut Shelf> = shelves.values_mut().collect();
-        let kept: Vec<Holding> = shelves.iter().map(|shelf| shelf.holding(now)).collect();
-        shelves[excess(&kept, &limits)?].kept.pop_oldest()
-    }
-
     /// Whether one could be started.
     fn wants_more(&self) -> bool {
         let (shelves, now) = (self.shelves(), self.now());
-        self.plan(&shelves).iter().any(|(key, wanted)| shelves[key].may_start(*wanted, now))
+        let plan = self.plan(&shelves, self.limits(&shelves));
+        plan.iter().any(|(key, wanted)| shelves[key].may_start(*wanted, now))
     }
 
     /// What is to be started next: where there is least of what should be, of those shelves.
@@ -113,7 +127,7 @@ impl Pool {
             return None;
         }
         let (key, _) = self
-            .plan(&shelves)
+            .plan(&shelves, self.limits(&shelves))
             .into_iter()
             .filter(|(key, wanted)| {
                 of(&shelves[key], *wanted) && shelves[key].may_start(*wanted, now)
@@ -132,21 +146,11 @@ impl Pool {
     }
 
     /// How many should wait for each.
-    fn plan(&self, shelves: &HashMap<PoolKey, Shelf>) -> Vec<(PoolKey, usize)> {
+    fn plan(&self, shelves: &HashMap<PoolKey, Shelf>, limits: Bounds) -> Vec<(PoolKey, usize)> {
         let now = self.now();
-        let bounds = self.bounds(shelves);
+        let bounds = for_anybody(shelves, limits);
         let demands: Vec<Demand> = shelves.values().map(|shelf| shelf.demand(now)).collect();
         shelves.keys().copied().zip(plan(&demands, &bounds)).collect()
-    }
-
-    /// What is left of the limits for those that wait for anybody.
-    fn bounds(&self, shelves: &HashMap<PoolKey, Shelf>) -> Bounds {
-        let mut bounds = self.limits(shelves);
-        for shelf in shelves.values() {
-            bounds.containers = bounds.containers.saturating_sub(shelf.kept.len());
-            bounds.bytes = bounds.bytes.saturating_sub(shelf.kept_bytes());
-        }
-        bounds
     }
 
     /// The configured limits, and less when the machine is short of memory.
@@ -154,7 +158,8 @@ impl Pool {
         let options = &self.0.options.pool;
         let held = shelves.values().map(Shelf::bytes).sum();
         let spare = machine_memory::available().map_or(u64::MAX, |available| {
-            machine_memory::to_hold(available, held, options.leave_free_mib << 20)
+            let leave_free = options.leave_free_mib << 20;
+            machine_memory::to_hold(available, held, &self.0.leaving, leave_free)
         });
         Bounds {
             containers: options.max_containers,
@@ -204,10 +209,33 @@ impl Pool {
     }
 }
 
+/// Of those that wait for one function's next task, one that is there for too long, or too much, and its memory.
+fn pop_excess_kept(
+    shelves: &mut HashMap<PoolKey, Shelf>,
+    limits: &Bounds,
+    now: f64,
+) -> Option<(Slot, u64)> {
+    let mut shelves: Vec<&mut Shelf> = shelves.values_mut().collect();
+    let kept: Vec<Holding> = shelves.iter().map(|shelf| shelf.holding(now)).collect();
+    let shelf = &mut shelves[excess(&kept, limits)?];
+    Some((shelf.kept.pop_oldest()?, shelf.bytes_each()))
+}
+
+/// What is left of the limits for those that wait for anybody.
+fn for_anybody(shelves: &HashMap<PoolKey, Shelf>, limits: Bounds) -> Bounds {
+    let mut bounds = limits;
+    for shelf in shelves.values() {
+        bounds.containers = bounds.containers.saturating_sub(shelf.kept.len());
+        bounds.bytes = bounds.bytes.saturating_sub(shelf.kept_bytes());
+    }
+    bounds
+}
+
 /// One after another, when there is time for it.
-async fn remove(slots: Vec<Slot>, background: Background) {
-    for slot in slots {
+async fn remove(slots: Vec<(Slot, Leaves)>, background: Background) {
+    for (slot, leaves) in slots {
         let _turn = background.turn(REMOVE_WITHIN).await;
         slot.remove().await;
+        drop(leaves);
     }
 }

@@ -14,6 +14,7 @@ mod drain;
 mod hostile;
 mod images;
 mod parked;
+mod parked_tasks;
 mod pool;
 mod published;
 mod refusals;

@@ -1,7 +1,10 @@
 //! Which containers wait: those that die, that nobody asks for, and where none can.
 
+use std::fs::File;
+
+use mecapy_registry::Digest;
 use mecapy_store::TaskState;
-use mecapy_testkit::eventually;
+use mecapy_testkit::{eventually, unique};
 
 use crate::containers::{containers_of, docker, parked_of};
 use crate::parked::{IS_PARKED, result, run_parked, without_root};
@@ -71,6 +74,51 @@ async fn a_folder_that_cannot_be_used_leaves_the_plain_path() {
     }
     assert_eq!(parked_of(&worker.name), "");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_name_another_process_has_parks_nothing_until_that_one_has_ended() {
+    if without_root() {
+        return;
+    }
+    let world = World::start().await;
+    let name = unique("worker");
+    let directory = std::env::temp_dir().join(unique("mecapy-worker-pool"));
+    let folder = directory.join(&Digest::of(name.as_bytes()).hex()[..16]);
+    // As the other holds it.
+    std::fs::create_dir(&directory).unwrap();
+    let lock = File::create(folder.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let worker = world
+        .worker_with(|config| {
+            config.worker.name = Some(name.clone());
+            config.worker.pool.directory = directory.clone();
+        })
+        .await;
+    let function = world.function(DOUBLE).await;
+    let run = async || {
+        let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    };
+    for _ in 0..3 {
+        run().await;
+    }
+    assert!(parked_of(&name).is_empty() && !folder.exists(), "the folder is another's");
+
+    drop(lock);
+    eventually("a container waits", LONG, async || {
+        run().await;
+        (!parked_of(&name).is_empty()).then_some(())
+    })
+    .await;
+    assert!(folder.is_dir());
+    worker.stop().await;
+    // What was being started when it ended goes when it has come up.
+    eventually("it leaves nothing", LONG, async || {
+        std::fs::read_dir(&directory).unwrap().next().is_none().then_some(())
+    })
+    .await;
+    std::fs::remove_dir(&directory).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,25 +34,28 @@ pub fn registry_options(server: RegistryServer) -> RegistryOptions {
     }
 }
 
-/// Puts a function's code on the base image, inside the registry, as the builder does; with what is not as usual.
+/// Puts a function's code on the base image, inside the registry, as the builder does; with what is not as usual, which
+/// may be files that the base image has and this one has not.
 pub async fn push(
     registry: &RegistryOptions,
     repository: &str,
     code: &str,
     id: FunctionId,
     patch: ConfigPatch,
+    without: &[&str],
 ) -> Digest {
     base().await;
     let registry = Registry::new(registry).unwrap();
     let manifest = registry.manifest(BASE_REPOSITORY, "test").await.unwrap();
     let base = Base { repository: BASE_REPOSITORY.to_owned(), manifest };
-    let layer = TarLayer::from_files([LayerFile {
-        path: "app/user_function.py".to_owned(),
-        mode: 0o444,
-        // No two functions of all tests are one image.
-        bytes: format!("{code}\n# {repository}\n").into(),
-    }])
-    .unwrap();
+    // No two functions of all tests are one image.
+    let bytes = format!("{code}\n# {repository}\n").into();
+    let code = LayerFile { path: "app/user_function.py".to_owned(), mode: 0o444, bytes };
+    let whiteouts = without.iter().map(|path| {
+        let (folder, name) = path.rsplit_once('/').unwrap();
+        LayerFile { path: format!("{folder}/.wh.{name}"), mode: 0o444, bytes: Default::default() }
+    });
+    let layer = TarLayer::from_files(std::iter::once(code).chain(whiteouts)).unwrap();
     let mut labels = patch.labels;
     labels.insert("org.mecapy.function.id".to_owned(), id.to_string());
     let cmd = Some(vec!["python".to_owned(), "user_function.py".to_owned()]);

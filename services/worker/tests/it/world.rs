@@ -194,9 +194,21 @@ impl World {
         scanned: bool,
         patch: ConfigPatch,
     ) -> Function {
+        self.function_without(code, registry, scanned, patch, &[]).await
+    }
+
+    /// And whose image lacks files of its base.
+    pub async fn function_without(
+        &self,
+        code: &str,
+        registry: &RegistryOptions,
+        scanned: bool,
+        patch: ConfigPatch,
+        files: &[&str],
+    ) -> Function {
         let (id, build) = self.draft().await;
         let repository = format!("mecapy/functions/user-{}-func-{id}", self.owner);
-        let digest = push(registry, &repository, code, id, patch).await;
+        let digest = push(registry, &repository, code, id, patch, files).await;
         let image = ImageRef::new(&registry.host, &repository).with_tag("v1").with_digest(digest);
         self.images.lock().unwrap().push(format!("{}/{repository}@{digest}", registry.host));
         let mut conn = self.pool.acquire().await.unwrap();
