@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use mecapy_bus::Live;
 use mecapy_engine::{Credentials, Engine};
 use mecapy_proto::FunctionId;
@@ -41,12 +41,7 @@ impl WarmUp {
             loop {
                 match live.published_images().await {
                     Ok(published) => {
-                        let mut published = std::pin::pin!(published);
-                        while let Some(event) = published.next().await {
-                            if queue.try_send(event).is_err() {
-                                metrics::warmed_up("left_out");
-                            }
-                        }
+                        take_in(published, &queue, || metrics::warmed_up("left_out")).await;
                     }
                     Err(error) => tracing::warn!(%error, "published images are not heard of"),
                 }
@@ -136,5 +131,45 @@ impl WarmUp {
             }
             Err(_) => "failed",
         }
+    }
+}
+
+/// Never waits for room: who is published is left out where there is none.
+async fn take_in(
+    published: impl Stream<Item = PushDone>,
+    queue: &mpsc::Sender<PushDone>,
+    left_out: impl Fn(),
+) {
+    let mut published = std::pin::pin!(published);
+    while let Some(event) = published.next().await {
+        if queue.try_send(event).is_err() {
+            left_out();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_published_waits_up_to_a_number_and_more_is_left_out() {
+        let (queue, mut waiting) = mpsc::channel(2);
+        let left_out = Cell::new(0);
+        let published = |ids: std::ops::Range<i64>| {
+            let event = |function_id| PushDone { function_id, ..PushDone::default() };
+            let count = || left_out.set(left_out.get() + 1);
+            // It comes to its end at once, however many there are.
+            take_in(futures::stream::iter(ids.map(event)), &queue, count).now_or_never().unwrap();
+        };
+        let mut next = || waiting.try_recv().ok().map(|event| event.function_id);
+        published(1..6);
+        assert_eq!((next(), next(), next(), left_out.get()), (Some(1), Some(2), None, 3));
+        published(6..7);
+        assert_eq!((next(), next(), left_out.get()), (Some(6), None, 3));
     }
 }

@@ -7,7 +7,7 @@ use mecapy_bus::{DrainOrder, Drains, Workers};
 use mecapy_proto::v1::TaskCancel;
 use mecapy_registry::{ConfigPatch, Options as RegistryOptions};
 use mecapy_store::{TaskState, tasks::Task};
-use mecapy_testkit::{eventually, unique};
+use mecapy_testkit::{EngineFront, eventually, unique};
 use mecapy_worker::Config;
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -93,6 +93,34 @@ async fn the_cache_keeps_its_limit_and_what_is_put_out_comes_back() {
     assert_eq!(run(&two).await, "HIT", "it was thought to be there, and was pulled again");
     assert_eq!(run(&one).await, "MISS");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_layers_the_engine_cannot_tell_keeps_no_worker_from_its_work() {
+    let world = World::start().await;
+    let function = world.function(DOUBLE).await;
+    let run = async |front: &EngineFront| {
+        let worker = world
+            .worker_with(|config| {
+                config.docker.host = Some(front.host());
+                config.worker.pool.enabled = false;
+            })
+            .await;
+        let task = world.run(&world.task(function.id, r#"{"n": 1}"#)).await;
+        assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+        assert!(front.left() < usize::MAX, "it was not asked");
+        worker.stop().await;
+        task.cache.unwrap()
+    };
+    // Neither when it is pulled, nor at a start; nor at one where nothing is told of it at all.
+    let without_layers = EngineFront::refusing("/history", 500, usize::MAX);
+    assert_eq!(run(&without_layers).await, "MISS");
+    assert_eq!(run(&without_layers).await, "HIT");
+    let name = format!("{}/{}@{}", primary().await.host, function.repository, function.digest);
+    let id = docker(&["image", "inspect", "--format", "{{.Id}}", &name]);
+    let hex = id.trim().trim_start_matches("sha256:").to_owned();
+    let untold = EngineFront::refusing(format!("{hex}/json").leak(), 500, usize::MAX);
+    assert_eq!(run(&untold).await, "HIT");
 }
 
 /// In front of a registry: takes connections and passes on what comes when it is opened.
