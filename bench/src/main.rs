@@ -24,6 +24,7 @@ mod report;
 mod scan_cold;
 mod scan_warm;
 mod scan_world;
+mod task_cancel;
 mod task_cold;
 mod task_first;
 mod task_load;
@@ -104,6 +105,8 @@ enum Name {
     TaskFailover,
     /// Twenty functions by Zipf's law on two busy workers, beside docker run at its best concurrency
     TaskLoad,
+    /// A task that runs, task.cancel to task.done
+    TaskCancel,
     /// The worker's memory with 200 images and 50 containers that wait
     WorkerMemory,
 }
@@ -143,6 +146,7 @@ async fn main() -> ExitCode {
             Name::TaskCold => task_cold::measure().await,
             Name::TaskFailover => task_cold::measure_failover().await,
             Name::TaskLoad => task_load::measure().await,
+            Name::TaskCancel => task_cancel::measure().await,
             Name::WorkerMemory => worker_memory::measure().await,
         };
         if let Err(error) = measured.and_then(|report: Report| report.finish()) {

@@ -1,24 +1,29 @@
 //! What the benchmarks of tasks start from: a whole system, functions in it, and `docker run` as their peer.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream;
 use chrono::{DateTime, Utc};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use mecapy_bus::{Bus, Live};
 use mecapy_e2e::System;
 use mecapy_proto::v1::{TaskDispatch, task_dispatch::Inputs};
-use mecapy_proto::{Event as _, TaskId};
+use mecapy_proto::{Event, TaskId};
 use mecapy_service::Secret;
 use mecapy_store::tasks::Task;
 use mecapy_testkit::Infra;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::direct::direct;
 use crate::task_peer::{INPUTS, Peer};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Subjects, and what they are about.
+pub type Events = Pin<Box<dyn Stream<Item = (String, String)> + Send>>;
 
 /// One task, timed.
 pub struct Timed {
@@ -80,28 +85,32 @@ impl World {
     /// With the times of its row, which the database writes by the clock of this machine.
     pub async fn run_timed(&self, function: &Value) -> Result<Timed> {
         let id = TaskId::new();
-        let dispatch = TaskDispatch {
-            task_id: id.to_string(),
-            function_id: function["function_id"].as_i64().context("no function_id")?,
-            inputs: Some(Inputs::InputsJson(INPUTS.to_owned())),
-            ..TaskDispatch::default()
-        };
-        let mut events = Box::pin(Live::new(self.bus.clone()).events().await?);
-        self.bus.flush().await;
+        let dispatch = dispatch(id, function)?;
+        let mut events = self.events().await?;
         let (began, sent_at) = (Instant::now(), Utc::now());
-        let body = serde_json::to_vec(&dispatch)?;
-        self.producer.publish(TaskDispatch::SUBJECT, body.into()).await?.await?;
-        loop {
-            let next = tokio::time::timeout(PATIENCE, events.next()).await;
-            let (subject, entity) = next.context("no task.done")?.context("NATS is gone")?;
-            if subject == "task.done" && entity == dispatch.task_id {
-                break;
-            }
-        }
+        self.send(&dispatch).await?;
+        until_done(id, &mut events).await?;
         let (took, done_at) = (began.elapsed(), Utc::now());
         let task = mecapy_store::tasks::get(&self.system.pool, id).await?.context("no task")?;
         ensure!(task.state == mecapy_store::TaskState::Succeeded, "{task:?}");
         Ok(Timed { took, sent_at, done_at, task })
+    }
+
+    pub fn live(&self) -> Live {
+        Live::new(self.bus.clone())
+    }
+
+    /// What happens from now on.
+    pub async fn events(&self) -> Result<Events> {
+        let events = Box::pin(self.live().events().await?);
+        self.bus.flush().await;
+        Ok(events)
+    }
+
+    pub async fn send<E: Event + Serialize>(&self, event: &E) -> Result<()> {
+        let body = serde_json::to_vec(event)?;
+        self.producer.publish(E::SUBJECT, body.into()).await?.await?;
+        Ok(())
     }
 
     /// How many tasks the worker began in containers that waited.
@@ -111,6 +120,27 @@ impl World {
             line.starts_with("mecapy_task_starts_total{") && line.contains("path=\"parked\"")
         });
         Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default())
+    }
+}
+
+/// A task of a function, to be sent.
+pub fn dispatch(id: TaskId, function: &Value) -> Result<TaskDispatch> {
+    Ok(TaskDispatch {
+        task_id: id.to_string(),
+        function_id: function["function_id"].as_i64().context("no function_id")?,
+        inputs: Some(Inputs::InputsJson(INPUTS.to_owned())),
+        ..TaskDispatch::default()
+    })
+}
+
+pub async fn until_done(id: TaskId, events: &mut Events) -> Result<()> {
+    let id = id.to_string();
+    loop {
+        let next = tokio::time::timeout(PATIENCE, events.next()).await;
+        let (subject, entity) = next.context("no task.done")?.context("NATS is gone")?;
+        if subject == "task.done" && entity == id {
+            return Ok(());
+        }
     }
 }
 
