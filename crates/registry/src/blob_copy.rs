@@ -81,13 +81,14 @@ impl Copier {
         let left = match surest {
             Some(surest) => match self.mount(to, blob, &[surest]).await? {
                 Some(Start::Mounted) => return Ok(Moved::Mounted),
-                left => {
-                    if registry.blob_is_whole_once(&to.repository, blob).await? {
+                left => match registry.blob_is_whole_once(&to.repository, blob).await {
+                    Ok(false) => left,
+                    // Nothing will come by the session.
+                    there => {
                         self.cancel(to, left).await;
-                        return Ok(Moved::Skipped);
+                        return there.map(|_| Moved::Skipped);
                     }
-                    left
-                }
+                },
             },
             None if blob.size < WORTH_LOOKING_FOR => None,
             None => {

@@ -14,32 +14,54 @@ use crate::{BlobStream, Descriptor, Digest, Error, retry};
 impl Registry {
     pub async fn blob_exists(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
         let call = self.blob_call("blob_head", Method::HEAD, repository, digest)?;
-        found(self.call(&call).await.map(drop))
+        Ok(found(self.call(&call).await)?.is_some())
     }
 
     /// Whether the whole blob is there. One of another size can't be put right from here: the registry takes it for what
     /// it is named by.
+    pub(crate) async fn blob_is_whole(
+        &self,
+        repository: &str,
+        blob: &Descriptor,
+    ) -> Result<bool, Error> {
+        let look = || self.blob_is_whole_once(repository, blob);
+        retry::transient(self.host(), "blob_head", look).await
+    }
+
     pub(crate) async fn blob_is_whole_once(
         &self,
         repository: &str,
         blob: &Descriptor,
     ) -> Result<bool, Error> {
         let call = self.blob_call("blob_head", Method::HEAD, repository, &blob.digest)?;
-        let response = match self.call_once(&call).await {
-            Ok(response) => response,
-            Err(Error::NotFound { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        // 0 is what some proxies make of a HEAD.
-        match content_length(response.headers()).filter(|length| *length != 0) {
-            Some(actual) if actual != blob.size => Err(Error::SizeMismatch {
+        let there = found(self.call_once(&call).await)?;
+        let Some(there) = there else { return Ok(false) };
+        match content_length(there.headers()) {
+            Some(length) if length == blob.size => Ok(true),
+            // What some proxies make of a HEAD, and what is left of a blob that was cut to nothing.
+            None | Some(0) => self.blob_reads_whole_once(repository, blob).await,
+            Some(actual) => Err(Error::SizeMismatch {
                 host: self.host().to_owned(),
                 subject: call.subject,
                 expected: blob.size,
                 actual,
             }),
-            _ => Ok(true),
         }
+    }
+
+    /// The same by the answer to a GET: its length, or its bytes where it names none.
+    async fn blob_reads_whole_once(
+        &self,
+        repository: &str,
+        blob: &Descriptor,
+    ) -> Result<bool, Error> {
+        let call = self.blob_call("blob_get", Method::GET, repository, &blob.digest)?;
+        let Some(response) = found(self.call_once(&call).await)? else { return Ok(false) };
+        let names_its_length = response.content_length().is_some();
+        // One of another length is no stream of it.
+        let mut content = BlobStream::new(self, repository, call.subject, blob, response)?;
+        while !names_its_length && content.try_next().await?.is_some() {}
+        Ok(true)
     }
 
     /// The blob as a stream that verifies itself. A connection that breaks on the way is made anew, and reading goes
@@ -135,10 +157,10 @@ pub(crate) fn subject(repository: &str, digest: &Digest) -> String {
 }
 
 /// Absence as an answer instead of an error.
-pub(crate) fn found(result: Result<(), Error>) -> Result<bool, Error> {
+pub(crate) fn found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     match result {
-        Ok(()) => Ok(true),
-        Err(Error::NotFound { .. }) => Ok(false),
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

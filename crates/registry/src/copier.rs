@@ -21,8 +21,6 @@ const READ_BACK: [Duration; 5] = [
     Duration::from_millis(800),
     Duration::from_millis(1_600),
 ];
-/// The code of the answer to a manifest that names what the registry has not got (distribution specification, code 1).
-const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
 
 /// Copies images to one registry. Clones, and all the copies they make at once, know together which
 /// repository holds which blob: one that many images share is sent once and mounted after.
@@ -119,7 +117,7 @@ impl Copier {
             Ok(plan) => plan,
             // Unless it was copied before it went from its source.
             Err(gone) if gone.is_not_found() && self.look(from, &to).await?.is_whole => {
-                let manifest = self.0.to.manifest(repository, &from.digest.to_string()).await?;
+                let manifest = self.served(repository, &from.digest).await?;
                 return Ok(Brought { report: CopyReport::default(), manifest });
             }
             Err(error) => return Err(error),
@@ -127,7 +125,7 @@ impl Copier {
         let (report, verified) = self.content(from, &to, plan, progress).await?;
         let manifest = match verified {
             Some(manifest) => manifest,
-            None => self.0.to.manifest(repository, &from.digest.to_string()).await?,
+            None => self.served(repository, &from.digest).await?,
         };
         Ok(Brought { report, manifest })
     }
@@ -164,7 +162,7 @@ impl Copier {
             .into_iter()
             .map(|blob| async move {
                 for repository in [&to.repository].into_iter().chain(&to.mount_from) {
-                    if self.0.to.blob_exists(repository, &blob.digest).await? {
+                    if self.0.to.blob_is_whole(repository, &blob).await? {
                         return Ok::<_, Error>(None);
                     }
                 }
@@ -302,14 +300,7 @@ impl Copier {
     /// Puts a manifest by digest, and reads it back as whoever pulls it will.
     async fn put_manifest(&self, repository: &str, manifest: &Manifest) -> Result<Manifest, Error> {
         let (registry, reference) = (&self.0.to, manifest.digest.to_string());
-        match registry.put_manifest(repository, &reference, manifest).await {
-            // What it names is not there.
-            Err(Error::NotFound { host, subject }) => {
-                let detail = format!("{BLOB_UNKNOWN}: it lacks what the manifest names");
-                return Err(Error::lacking(host, subject, detail));
-            }
-            other => other?,
-        }
+        registry.put_manifest(repository, &reference, manifest).await?;
         // Some show what they took a little later.
         for pause in READ_BACK {
             // A sleep of nothing takes a millisecond.
@@ -323,6 +314,14 @@ impl Copier {
         }
         let subject = format!("manifest {repository}@{reference}");
         Err(Error::Lost { host: registry.host().to_owned(), subject })
+    }
+
+    /// A manifest that was seen at the destination. Where it has gone since, it is not its source that lacks it.
+    async fn served(&self, repository: &str, digest: &Digest) -> Result<Manifest, Error> {
+        match self.0.to.manifest(repository, &digest.to_string()).await {
+            Err(Error::NotFound { host, subject }) => Err(Error::Lost { host, subject }),
+            other => other,
+        }
     }
 
     /// Moves tags. `verified` is what the destination serves, if it was read already: that, not what was sent, is
@@ -339,7 +338,7 @@ impl Copier {
         }
         let manifest = match verified {
             Some(manifest) => manifest,
-            None => self.0.to.manifest(repository, &digest.to_string()).await?,
+            None => self.served(repository, &digest).await?,
         };
         for tag in tags {
             self.0.to.put_manifest(repository, tag, &manifest).await?;
@@ -355,11 +354,15 @@ fn is_whole(there: &Descriptor) -> bool {
     !matches!(there.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
 }
 
-/// The answer to a manifest that names what the registry has not got (distribution specification, code 1 and 3).
+/// The answer to a manifest that names what the registry has not got: a code that says so (distribution specification,
+/// codes 1, 5 and 7), or a 404 that is not about the repository.
 fn is_blob_unknown(error: &Error) -> bool {
     match error {
-        Error::Status { detail, .. } => {
-            detail.contains(BLOB_UNKNOWN) || detail.contains("MANIFEST_UNKNOWN")
+        Error::Status { status, detail, .. } => {
+            let is_told = |code: &str| detail.contains(code);
+            is_told("BLOB_UNKNOWN")
+                || is_told("MANIFEST_UNKNOWN")
+                || (*status == 404 && !is_told("NAME_UNKNOWN"))
         }
         _ => false,
     }

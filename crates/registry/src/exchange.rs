@@ -1,14 +1,12 @@
-//! One call to a registry: credentials, time limits, metrics, and a status turned into an error.
+//! One call to a registry: credentials, time limits and metrics.
 
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use chrono::Utc;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, IF_NONE_MATCH, RANGE,
 };
 use reqwest::{Method, Request, Response, StatusCode};
-use serde::Deserialize;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 use url::Url;
@@ -21,8 +19,7 @@ use crate::registry::Registry;
 use crate::{Digest, Error, metric_definitions as metrics, retry};
 
 /// Error bodies and tokens are small; more than this is not read.
-const MAX_SMALL_BODY: u64 = 256 * 1024;
-const MAX_DETAIL: usize = 500;
+pub(crate) const MAX_SMALL_BODY: u64 = 256 * 1024;
 
 /// What to ask. It can be asked again, so its body is in memory.
 pub(crate) struct Call {
@@ -132,7 +129,7 @@ impl Registry {
             if response.status() == StatusCode::NOT_MODIFIED && call.unless.is_some() {
                 return Ok(response);
             }
-            return self.succeeded(&call.subject, response).await;
+            return self.succeeded(&call.method, &call.subject, response).await;
         }
     }
 
@@ -181,40 +178,6 @@ impl Registry {
         };
         metrics::requested(self.host(), operation, status, started.elapsed());
         result
-    }
-
-    /// Turns every status but 2xx into an error that carries the registry's own words.
-    pub(crate) async fn succeeded(
-        &self,
-        subject: &str,
-        response: Response,
-    ) -> Result<Response, Error> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let headers = response.headers().clone();
-        let host = self.host().to_owned();
-        let subject = subject.to_owned();
-        // What it says is worth showing but not worth failing for.
-        let body = self.body(&subject, response, MAX_SMALL_BODY).await.unwrap_or_default();
-        let detail = detail(status, &body);
-        if let Some(busy) = retry::busy(status, &headers, &detail, Utc::now()) {
-            self.pace().busy(busy.retry_after);
-            return Err(busy.error(host, subject, status, detail));
-        }
-        let retry_after = retry::retry_after(&headers, Utc::now());
-        Err(match status {
-            StatusCode::NOT_FOUND => Error::NotFound { host, subject },
-            StatusCode::UNAUTHORIZED if self.auth().credentials().is_none() => {
-                let detail = format!("{detail} (no credentials are configured)");
-                Error::Unauthorized { host, subject, detail }
-            }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Error::Unauthorized { host, subject, detail }
-            }
-            _ => Error::Status { host, subject, status: status.as_u16(), detail, retry_after },
-        })
     }
 
     /// The whole body, at most `limit` bytes.
@@ -275,7 +238,7 @@ impl Registry {
             StatusCode::UNAUTHORIZED => Challenge::read(response.headers())
                 .ok_or_else(|| self.nonsense(subject, "it wants a login we can't give")),
             _ => {
-                self.succeeded(subject, response).await?;
+                self.succeeded(&Method::GET, subject, response).await?;
                 Ok(Challenge::Open)
             }
         }
@@ -288,7 +251,7 @@ impl Registry {
             get.headers_mut().insert(AUTHORIZATION, value);
         }
         let response = self.execute("token", subject, get).await?;
-        let response = self.succeeded(subject, response).await?;
+        let response = self.succeeded(&Method::GET, subject, response).await?;
         let body = self.body(subject, response, MAX_SMALL_BODY).await?;
         // Not the parser's error: it may quote the token.
         serde_json::from_slice(&body)
@@ -336,49 +299,5 @@ fn tell(span: &Span, status: Option<StatusCode>) {
     let is_expected = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND);
     if !is_expected && (status.is_client_error() || status.is_server_error()) {
         span.record("otel.status_code", "ERROR").record("error.type", status.as_str());
-    }
-}
-
-#[derive(Deserialize)]
-struct Problems {
-    errors: Vec<Problem>,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// The registry's own words: its errors as JSON, else the text, else the status.
-fn detail(status: StatusCode, body: &[u8]) -> String {
-    let words = match serde_json::from_slice::<Problems>(body) {
-        Ok(problems) => {
-            let each = problems.errors.iter().map(|p| format!("{} {}", p.code, p.message));
-            each.collect::<Vec<_>>().join("; ")
-        }
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    let words: String = words.trim().chars().filter(|c| !c.is_control()).take(MAX_DETAIL).collect();
-    if words.is_empty() {
-        status.canonical_reason().unwrap_or("no reason given").to_owned()
-    } else {
-        words
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_registrys_words_are_kept_and_bounded() {
-        let json = br#"{"errors":[{"code":"DENIED","message":"no","detail":{"a":1}}]}"#;
-        assert_eq!(detail(StatusCode::FORBIDDEN, json), "DENIED no");
-        assert_eq!(detail(StatusCode::BAD_GATEWAY, b"<html>\nup\n"), "<html>up");
-        assert_eq!(detail(StatusCode::BAD_GATEWAY, b""), "Bad Gateway");
-        assert_eq!(detail(StatusCode::BAD_GATEWAY, &[b'x'; 9000]).len(), MAX_DETAIL);
     }
 }

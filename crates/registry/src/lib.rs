@@ -64,6 +64,7 @@ mod pace;
 mod patience;
 mod progress;
 mod referrers;
+mod refusal;
 mod registries;
 mod registry;
 mod retry;

@@ -25,10 +25,9 @@ impl Registry {
         let call = self
             .manifest_call("manifest_head", Method::HEAD, repository, reference)?
             .accepting_manifests();
-        match self.call(&call).await {
-            Ok(response) => self.told(&call, repository, reference, &response).await.map(Some),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
+        match found(self.call(&call).await)? {
+            Some(response) => self.told(&call, repository, reference, &response).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -44,14 +43,13 @@ impl Registry {
             .manifest_call("manifest_head", Method::HEAD, repository, tag)?
             .accepting_manifests();
         call.unless = Some(*expected);
-        match self.call(&call).await {
-            Ok(response) if response.status() == StatusCode::NOT_MODIFIED => Ok(Some(*expected)),
-            Ok(response) => {
+        match found(self.call(&call).await)? {
+            Some(response) if response.status() == StatusCode::NOT_MODIFIED => Ok(Some(*expected)),
+            Some(response) => {
                 let there = self.told(&call, repository, tag, &response).await?;
                 Ok(Some(there.digest))
             }
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
+            None => Ok(None),
         }
     }
 
@@ -111,7 +109,7 @@ impl Registry {
         let mut call =
             self.manifest_call("manifest_delete", Method::DELETE, repository, &reference)?;
         call.scope = Scope::delete(repository);
-        found(self.call(&call).await.map(drop))
+        Ok(found(self.call(&call).await)?.is_some())
     }
 
     async fn read_manifest(

@@ -136,6 +136,11 @@ impl Pace {
         self.tell(state.limit);
     }
 
+    /// It named a wait only after it was found busy.
+    pub(crate) fn shut(&self, wait: Duration) {
+        self.state().shut(Instant::now(), wait);
+    }
+
     /// A stream ended well.
     pub(crate) fn fine(&self) {
         let mut state = self.state();

@@ -21,6 +21,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::blobs::found;
 use crate::challenge::Scope;
 use crate::config_patch::sorted;
 use crate::exchange::Call;
@@ -227,11 +228,7 @@ impl Registry {
         repository: &str,
         tag: &str,
     ) -> Result<Option<Manifest>, Error> {
-        match self.manifest(repository, tag).await {
-            Ok(index) => Ok(Some(index)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        found(self.manifest(repository, tag).await)
     }
 }
 

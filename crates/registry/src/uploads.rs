@@ -40,9 +40,9 @@ pub(crate) enum Start {
 impl Registry {
     /// Puts a blob unless it is there. Its type is for the caller to set.
     pub async fn put_blob(&self, repository: &str, content: Bytes) -> Result<Descriptor, Error> {
-        let digest = Digest::of(&content);
-        if self.blob_exists(repository, &digest).await? {
-            return Ok(Descriptor::new(OCTET_STREAM, digest, content.len() as u64));
+        let blob = Descriptor::new(OCTET_STREAM, Digest::of(&content), content.len() as u64);
+        if self.blob_is_whole(repository, &blob).await? {
+            return Ok(blob);
         }
         self.put_new_blob(repository, content).await
     }
@@ -64,7 +64,8 @@ impl Registry {
 
     /// Puts a layer unless it is there.
     pub(crate) async fn put_layer(&self, repository: &str, layer: &Packed) -> Result<(), Error> {
-        if self.blob_exists(repository, &layer.digest).await? {
+        let blob = Descriptor::new(OCTET_STREAM, layer.digest, layer.size);
+        if self.blob_is_whole(repository, &blob).await? {
             return Ok(());
         }
         self.put_new_layer(repository, layer).await
@@ -278,7 +279,7 @@ impl Registry {
                 source: "the registry no longer knows the upload".into(),
             });
         }
-        let response = self.succeeded(&subject, response).await?;
+        let response = self.succeeded(&method, &subject, response).await?;
         self.check_took(&subject, &descriptor.digest, response.headers())
     }
 
@@ -308,7 +309,7 @@ impl Registry {
                 source: "the registry no longer takes the token".into(),
             };
         }
-        match self.succeeded(subject, response).await {
+        match self.succeeded(&Method::PUT, subject, response).await {
             Ok(_) => self.nonsense(subject, "it refused and accepted at once"),
             Err(error) => error,
         }

@@ -17,7 +17,7 @@ pub(super) async fn restore(
             let own = [config].into_iter().chain(layers).filter(|blob| blob.urls.is_empty());
             let checks: Vec<_> = own
                 .map(|blob| async move {
-                    match registry.blob_exists(repository, &blob.digest).await? {
+                    match registry.blob_is_whole(repository, &blob).await? {
                         true => Ok(()),
                         false => Err(gone(registry, "blob", repository, &blob.digest)),
                     }

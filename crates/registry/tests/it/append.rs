@@ -18,13 +18,13 @@ use crate::servers::{delete_blob, primary, primary_server};
 
 const CODE: &str = "print('hello')\n";
 
-fn code() -> TarLayer {
+pub fn code() -> TarLayer {
     let path = "app/user_function.py".to_owned();
     let file = LayerFile { path, mode: 0o444, bytes: Bytes::from(CODE) };
     TarLayer::from_files([file]).unwrap()
 }
 
-fn patch() -> ConfigPatch {
+pub fn patch() -> ConfigPatch {
     ConfigPatch {
         labels: [("org.mecapy.function.id".into(), "456".into())].into(),
         cmd: Some(vec!["python".into(), "user_function.py".into()]),
@@ -41,7 +41,7 @@ async fn append(registry: &Registry, base: &Base, target: &str) -> Appended {
     tokio::spawn(run).await.unwrap().unwrap()
 }
 
-async fn base(registry: &Registry, family: Family) -> Base {
+pub async fn base(registry: &Registry, family: Family) -> Base {
     let repository = unique("deps");
     let files = [("etc/base", noise(&repository, 20_000)), ("opt/deps", noise("deps", 5_000))];
     let manifest = push(registry, &repository, family, &files).await;

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use mecapy_registry::{Copier, Manifest, Options, ProgressSink, Registry, Source, Target};
 use mecapy_testkit::unique;
-use tokio::sync::Barrier;
 
 use crate::faults::{copy, image};
 use crate::images::{Family, noise, push};
-use crate::proxy::{Fate, Proxy, Step};
+use crate::proxy::{Crowd, Fate, Proxy, Step};
 use crate::servers::{fallback_server, options, primary};
 
 #[tokio::test]
@@ -24,8 +23,8 @@ async fn all_copies_to_a_registry_share_ten_uploads() {
         (repository, image)
     };
     let images = [ten().await, ten().await];
-    // An upload goes on when ten are there: with fewer at once this would not come to an end.
-    let ten = Arc::new(Barrier::new(10));
+    // An upload goes on once ten were there: with fewer at once this would not come to an end.
+    let ten = Arc::new(Crowd::of(10));
     let to = Proxy::start(fallback_server().await, move |passing| match passing.step() {
         Step::PutBlob => Fate::Await(ten.clone()),
         _ => Fate::Pass,
@@ -42,7 +41,7 @@ async fn all_copies_to_a_registry_share_ten_uploads() {
         }
     });
     futures::future::try_join_all(copies).await.unwrap();
-    assert_eq!(to.passed(Step::PutBlob).len(), 20);
+    assert!(to.passed(Step::PutBlob).len() >= 20);
     assert_eq!(to.most_uploads(), 10);
 }
 

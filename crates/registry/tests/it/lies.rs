@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use mecapy_registry::{
     Copier, CopyReport, Descriptor, Digest, Error, Manifest, ProgressSink, Source, Target,
@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::fake::{Fake, answer, status};
 use crate::faults::{assert_nothing, assert_whole, copy, copy_through, image};
 use crate::proxy::{Fate, Passing, Proxy, Step};
-use crate::servers::{fallback_server, primary};
+use crate::servers::{fallback, fallback_server, primary};
 
 /// A copy to a destination that does this to the requests of a step.
 async fn copy_to(
@@ -152,6 +152,66 @@ async fn a_destination_without_the_place_for_it_says_so() {
     let error = result.unwrap_err();
     assert!(!error.is_not_found() && error.to_string().contains("project or namespace"), "{error}");
     assert_nothing(&repository, &image).await;
+}
+
+/// An image without anything in it, and a registry that has it as `from` and refuses to take it as `to` by a 404 to what
+/// ends in `refused`.
+async fn refusing(refused: &'static str, words: &'static str) -> (Fake, Source, Target) {
+    let raw = json!({"schemaVersion": 2, "manifests": []}).to_string();
+    let digest = Digest::of(raw.as_bytes());
+    let fake = Fake::start(move |asked| match (&asked.method, asked.path.as_str()) {
+        (_, "/v2/") => status(StatusCode::OK),
+        (&Method::HEAD, _) => status(StatusCode::NOT_FOUND),
+        (&Method::PUT, path) if path.contains(refused) => answer(StatusCode::NOT_FOUND, &[], words),
+        (&Method::PUT, _) => status(StatusCode::CREATED),
+        _ => answer(StatusCode::OK, &[("content-type", media_types::OCI_INDEX)], raw.clone()),
+    })
+    .await;
+    let from = Source { registry: fake.registry(), repository: "from".to_owned(), digest };
+    let to = Target { repository: "to".to_owned(), tags: vec!["v1".into()], ..Target::default() };
+    (fake, from, to)
+}
+
+#[tokio::test]
+async fn what_the_destination_can_not_take_is_told_in_its_words_and_not_missing_at_the_source() {
+    let no_name = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"no such project"}]}"#;
+    let no_child = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"a child is missing"}]}"#;
+    // The manifest, or only its tag; and how often that is tried.
+    let all = [
+        ("to/manifests/sha256", no_name, "NAME_UNKNOWN no such project", 1),
+        ("to/manifests/sha256", no_child, "MANIFEST_UNKNOWN a child is missing", 2),
+        ("to/manifests/v1", no_name, "NAME_UNKNOWN no such project", 1),
+    ];
+    for (refused, words, told, tries) in all {
+        let (fake, from, to) = refusing(refused, words).await;
+        let copier = Copier::new(fake.registry());
+        let error = copier.copy(&from, &to, &ProgressSink::none()).await.unwrap_err();
+        assert!(!error.is_not_found() && !error.is_transient(), "{error}");
+        let said = error.to_string();
+        assert!(said.contains(told) && !said.contains("BLOB_UNKNOWN"), "{said}");
+        let puts = fake.asked().into_iter();
+        let puts = puts.filter(|asked| asked.method == Method::PUT && asked.path.contains(refused));
+        assert_eq!(puts.count(), tries, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_goes_from_the_destination_before_its_tag_moves_may_be_tried_later() {
+    let (repository, to) = (unique("lies"), fallback_server().await);
+    let image = image(&repository).await;
+    copy(&primary().await, &fallback().await, &repository, &image).await.unwrap();
+    // It shows a manifest whose tags lead elsewhere, and does not serve it.
+    let to = Proxy::start(to, |passing| match passing.step() {
+        Step::LookForManifest if !passing.path.contains("sha256:") => {
+            Fate::Answer(StatusCode::NOT_FOUND, Vec::new())
+        }
+        Step::ReadManifest => Fate::Answer(StatusCode::NOT_FOUND, Vec::new()),
+        _ => Fate::Pass,
+    })
+    .await;
+    let copied = copy(&primary().await, &to.registry(), &repository, &image).await;
+    let error = copied.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }) && error.is_transient(), "{error}");
 }
 
 fn endless() -> Body {

@@ -6,6 +6,7 @@
 mod append;
 mod auth;
 mod blobs;
+mod broken_blobs;
 mod byte_proxy;
 mod copy;
 mod crowds;

@@ -61,6 +61,8 @@ async fn a_login_that_another_host_wants_is_not_given() {
         registry.put_blob("a", Bytes::from("content")).await.unwrap_err(),
     ] {
         assert!(error.is_unauthorized(), "{error}");
+        // It is not the registry that refuses.
+        assert!(error.to_string().starts_with(&trap.host), "{error}");
     }
     assert_got_nothing(&trap);
     // Nor has it changed how the registry itself is spoken to.

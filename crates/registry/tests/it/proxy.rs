@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use mecapy_registry::{Options, Registry};
 use tokio::net::TcpListener;
-use tokio::sync::Barrier;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use crate::servers::options;
@@ -71,8 +71,8 @@ pub enum Fate {
     Swallow(StatusCode),
     /// The answer has this header as well.
     Header(&'static str, String),
-    /// Only together with others.
-    Await(Arc<Barrier>),
+    /// Only once so many others were there.
+    Await(Arc<Crowd>),
     /// The answer breaks off after so many bytes of its body.
     Cut(usize),
     /// The answer has only so many bytes, and says that this is all.
@@ -81,6 +81,27 @@ pub enum Fate {
     EndEarly(usize),
     /// One bit of the answer is another.
     Spoil,
+}
+
+/// Holds whoever comes until so many are there. Who comes later, as one that is sent again, is not held.
+#[derive(Debug)]
+pub struct Crowd {
+    missing: AtomicUsize,
+    gate: Semaphore,
+}
+
+impl Crowd {
+    pub fn of(many: usize) -> Self {
+        Self { missing: AtomicUsize::new(many), gate: Semaphore::new(0) }
+    }
+
+    async fn join(&self) {
+        if self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.gate.close();
+        }
+        // There are no permits: it ends when the gate is closed for good.
+        let _ = self.gate.acquire().await;
+    }
 }
 
 pub struct Proxy {
@@ -155,7 +176,7 @@ impl Proxy {
                     }
                     fate => {
                         if let Fate::Await(others) = &fate {
-                            others.wait().await;
+                            others.join().await;
                         }
                         let request = match passing.step() {
                             Step::PutManifest => {
