@@ -77,6 +77,7 @@ pub use blob_stream::BlobStream;
 pub use config_patch::ConfigPatch;
 pub use copier::{Brought, Copier, Foreseen, Look, Target};
 pub use copy::{CopyReport, Destination, Source, copy_image};
+pub use copy_referrers::MissingReferrers;
 pub use digest::{Digest, Hasher};
 pub use error::Error;
 pub use folder_layer::FolderLayer;

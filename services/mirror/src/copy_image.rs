@@ -168,28 +168,28 @@ impl CopyImage {
         Ok(report)
     }
 
-    /// What refers to the image goes with it.
+    /// What refers to the image goes with it, and what refers to that.
     async fn copy_referrers(
         &self,
         from: &Source,
         report: &mut CopyReport,
     ) -> Result<(), Result<Error, Trouble>> {
-        let missing = self.copier.missing_referrers(from, &from.repository).await.map_err(Ok)?;
-        if missing.is_empty() {
-            return Ok(());
+        let (fallback, repository) = (self.copier.registry(), &from.repository);
+        for missing in self.copier.missing_referrers(from, repository).await.map_err(Ok)? {
+            let subject = missing.subject;
+            let brought = self.copier.bring_referrers(from, repository, missing.referrers).await;
+            let (brought, referrers) = brought.map_err(Ok)?;
+            // Others wait for this turn, and it holds a connection: only for what is quick.
+            let digest = subject.to_string();
+            let turn = Turn::at_referrers(&self.pool, fallback.host(), repository, &digest).await;
+            let _turn = turn.map_err(|error| Err(Trouble::from(error)))?;
+            let listed = fallback.list_referrers(repository, &subject, &referrers).await;
+            listed.map_err(Ok)?;
+            report.bytes_sent += brought.bytes_sent;
+            report.bytes_mounted += brought.bytes_mounted;
+            report.bytes_skipped += brought.bytes_skipped;
+            report.is_unchanged &= brought.is_unchanged;
         }
-        let brought = self.copier.bring_referrers(from, &from.repository, missing).await;
-        let (brought, referrers) = brought.map_err(Ok)?;
-        // Others wait for this turn, and it holds a connection: only for what is quick.
-        let (fallback, digest) = (self.copier.registry(), from.digest.to_string());
-        let turn = Turn::at_referrers(&self.pool, fallback.host(), &from.repository, &digest).await;
-        let _turn = turn.map_err(|error| Err(Trouble::from(error)))?;
-        let listed = fallback.list_referrers(&from.repository, &from.digest, &referrers).await;
-        listed.map_err(Ok)?;
-        report.bytes_sent += brought.bytes_sent;
-        report.bytes_mounted += brought.bytes_mounted;
-        report.bytes_skipped += brought.bytes_skipped;
-        report.is_unchanged &= brought.is_unchanged;
         Ok(())
     }
 

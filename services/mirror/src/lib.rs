@@ -10,8 +10,8 @@
 //!    on the primary, when that has been copied.
 //! 5. Only published images are copied, so only such that have passed their scan. What a pull of the mirror touches
 //!    does not count as use.
-//! 6. What refers to an image (SBOM, reports, provenance, signatures) goes with it: an image without it is not yet
-//!    mirrored.
+//! 6. What refers to an image (SBOM, reports, provenance, signatures) goes with it, and what refers to that: an image
+//!    without it is not yet mirrored.
 //!
 //! The way through: `mirror.requested` (cron, CLI, or `push.done` when `mirror.on_publish` is set) → [`Plan`]
 //! chooses, from the daily usage, ends what is as it should be (`audit.rs`), and writes run and images →

@@ -211,6 +211,11 @@ impl Proxy {
         passed.iter().filter(|passing| passing.step() == step).cloned().collect()
     }
 
+    /// How many requests passed by.
+    pub fn all(&self) -> usize {
+        self.passed.lock().unwrap().len()
+    }
+
     /// The most uploads that were on their way at once.
     pub fn most_uploads(&self) -> usize {
         self.most_uploads.load(Ordering::SeqCst)

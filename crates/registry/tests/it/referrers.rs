@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use mecapy_registry::{
-    Artifact, Content, Copier, Digest, Manifest, ProgressSink, Referrer, Registry, Source, Target,
-    media_types, referrers_tag,
+    Artifact, Content, Copier, CopyReport, Digest, Manifest, MissingReferrers, ProgressSink,
+    Referrer, Registry, Source, Target, media_types, referrers_tag,
 };
 use mecapy_testkit::unique;
 use serde_json::json;
@@ -44,6 +44,19 @@ async fn attach(
     let put = registry.put_artifacts(repository, &image.descriptor(), artifacts).await.unwrap();
     registry.list_referrers(repository, &image.digest, &put).await.unwrap();
     put
+}
+
+/// Brings what is missing to where the copier copies, and lists it there.
+async fn bring(copier: &Copier, from: &Source, missing: Vec<MissingReferrers>) -> CopyReport {
+    let mut all = CopyReport { is_unchanged: true, ..CopyReport::default() };
+    for MissingReferrers { subject, referrers } in missing {
+        let repository = &from.repository;
+        let (report, brought) = copier.bring_referrers(from, repository, referrers).await.unwrap();
+        copier.registry().list_referrers(repository, &subject, &brought).await.unwrap();
+        all.bytes_sent += report.bytes_sent;
+        all.is_unchanged &= report.is_unchanged;
+    }
+    all
 }
 
 async fn list(registry: &Registry, repository: &str, image: &Manifest) -> Vec<Referrer> {
@@ -202,11 +215,10 @@ async fn referrers_go_with_an_image_and_once_they_are_there_they_are_not_missing
         Target { repository: repository.clone(), tags: vec!["v1".into()], mount_from: Vec::new() };
     copier.copy(&source, &target, &ProgressSink::none()).await.unwrap();
     let missing = copier.missing_referrers(&source, &repository).await.unwrap();
-    assert_eq!(missing, put);
+    assert_eq!(missing, [MissingReferrers { subject: image.digest, referrers: put.clone() }]);
     // There, somebody has signed it already.
     let (theirs, _) = refer(&to, &repository, &image).await;
-    let (report, brought) = copier.bring_referrers(&source, &repository, missing).await.unwrap();
-    to.list_referrers(&repository, &image.digest, &brought).await.unwrap();
+    let report = bring(&copier, &source, missing).await;
     assert!(report.bytes_sent > 0 && !report.is_unchanged);
     let listed: Vec<_> =
         list(&to, &repository, &image).await.iter().map(|one| one.digest).collect();
@@ -231,9 +243,96 @@ async fn a_referrer_that_is_listed_and_gone_keeps_no_other_from_going() {
         Source { registry: from.clone(), repository: repository.clone(), digest: image.digest };
     copier.bring_image(&source, &repository, &ProgressSink::none()).await.unwrap();
     let missing = copier.missing_referrers(&source, &repository).await.unwrap();
-    let (_, brought) = copier.bring_referrers(&source, &repository, missing).await.unwrap();
-    to.list_referrers(&repository, &image.digest, &brought).await.unwrap();
+    bring(&copier, &source, missing).await;
     assert_eq!(list(&to, &repository, &image).await, kept);
+}
+
+#[tokio::test]
+async fn what_refers_to_a_referrer_goes_too() {
+    let (from, to, repository) = (primary().await, fallback().await, unique("refer"));
+    let image = image(&from, &repository).await;
+    let proxy = Proxy::start(primary_server().await, |_| Fate::Pass).await;
+    let copier = Copier::new(to.clone());
+    let source =
+        Source { registry: proxy.registry(), repository: repository.clone(), digest: image.digest };
+    copier.bring_image(&source, &repository, &ProgressSink::none()).await.unwrap();
+    // Where nothing refers to an image, its list is all that is asked for. The first time it is also asked for by an
+    // API that this registry has not got.
+    assert!(copier.missing_referrers(&source, &repository).await.unwrap().is_empty());
+    let before = proxy.all();
+    assert!(copier.missing_referrers(&source, &repository).await.unwrap().is_empty());
+    assert_eq!(proxy.all() - before, 1);
+
+    // An SBOM, its signature, and that one's timestamp.
+    let mut subjects = vec![image];
+    for kind in ["sbom", "signature", "timestamp"] {
+        let subject = subjects.last().unwrap();
+        let put = attach(&from, &repository, subject, &[artifact(kind, &unique(kind))]).await;
+        let put = from.manifest(&repository, &put[0].digest.to_string()).await.unwrap();
+        subjects.push(put);
+    }
+    let missing = copier.missing_referrers(&source, &repository).await.unwrap();
+    let of: Vec<_> = missing.iter().map(|missing| missing.subject).collect();
+    let expected: Vec<_> = subjects[..3].iter().map(|subject| subject.digest).collect();
+    assert_eq!(of, expected);
+    bring(&copier, &source, missing).await;
+    for pair in subjects.windows(2) {
+        let listed = list(&to, &repository, &pair[0]).await;
+        assert_eq!(listed.iter().map(|one| one.digest).collect::<Vec<_>>(), [pair[1].digest]);
+        let there = to.manifest(&repository, &pair[1].digest.to_string()).await.unwrap();
+        assert_eq!(there, pair[1]);
+    }
+    assert!(copier.missing_referrers(&source, &repository).await.unwrap().is_empty());
+
+    // What comes later to one that is there already.
+    let late = attach(&from, &repository, &subjects[1], &[artifact("late", "{}")]).await;
+    let missing = copier.missing_referrers(&source, &repository).await.unwrap();
+    let subject = subjects[1].digest;
+    assert_eq!(missing, [MissingReferrers { subject, referrers: late }]);
+}
+
+/// What is missing at `to` of what a registry lists: of each number, what `referrers` makes of it. And how often it was
+/// asked.
+async fn missing_of(
+    referrers: impl Fn(usize) -> Vec<usize> + Clone + Send + Sync + 'static,
+) -> (usize, Vec<MissingReferrers>) {
+    let digest = |number: usize| format!("sha256:{number:064x}");
+    let fake = Fake::start(move |asked| {
+        let Some((repository, subject)) = asked.path.split_once("/referrers/sha256:") else {
+            return status(StatusCode::OK);
+        };
+        let number = usize::from_str_radix(subject, 16).unwrap();
+        let listed = if repository.ends_with("/to") { Vec::new() } else { referrers(number) };
+        let entry = |number| {
+            json!({"mediaType": media_types::OCI_MANIFEST, "digest": digest(number), "size": 3})
+        };
+        let listed: Vec<_> = listed.into_iter().map(entry).collect();
+        let list =
+            json!({"schemaVersion": 2, "mediaType": media_types::OCI_INDEX, "manifests": listed});
+        let headers = [("content-type", media_types::OCI_INDEX)];
+        answer(StatusCode::OK, &headers, list.to_string())
+    })
+    .await;
+    let (registry, digest) = (fake.registry(), digest(0).parse().unwrap());
+    let source = Source { registry: registry.clone(), repository: "from".to_owned(), digest };
+    let missing = Copier::new(registry).missing_referrers(&source, "to").await.unwrap();
+    let asked = fake.asked();
+    (asked.iter().filter(|asked| asked.path.starts_with("/v2/from/")).count(), missing)
+}
+
+#[tokio::test]
+async fn lists_that_lead_to_one_another_or_on_and_on_come_to_an_end() {
+    let (asked, missing) = missing_of(|number| vec![(number + 1) % 3, number]).await;
+    assert_eq!((asked, missing.len()), (3, 3));
+    let (asked, missing) = missing_of(|number| vec![number + 1]).await;
+    assert_eq!((asked, missing.len()), (8, 8));
+    // All that refers to the image itself is brought all the same.
+    let (asked, missing) = missing_of(|number| vec![number + 1; 1_000]).await;
+    assert_eq!((asked, missing[0].referrers.len()), (8, 1_000));
+    let (asked, missing) = missing_of(|_| (1..=1_000).collect()).await;
+    assert_eq!((asked, missing[0].referrers.len()), (256, 1_000));
+    // The newest are followed.
+    assert!(missing[1].subject.to_string().ends_with(&format!("{:x}", 1_000 - 254)));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use mecapy_store::functions;
 use mecapy_store::mirror_runs::{self, NewImage, NewRun, Outcome, Run};
 use mecapy_testkit::{eventually, unique};
 
-use crate::world::{PATIENCE, World, layer};
+use crate::world::{PATIENCE, Published, World, layer};
 
 #[tokio::test]
 async fn the_most_used_images_of_live_functions_are_copied_with_their_bases_and_then_unchanged() {
@@ -308,29 +308,32 @@ async fn a_run_that_finds_everything_as_it_should_be_sends_no_message_for_an_ima
     assert_eq!(world.there(&newest.repository, "latest").await, Some(newest.digest));
 }
 
+/// Attaches something to an image, or to what is attached to it.
+async fn attach(world: &World, image: &Published, to: Digest, kind: &str) -> Digest {
+    let repository = &image.repository;
+    let subject = world.primary.resolve(repository, &to.to_string()).await.unwrap().unwrap();
+    let artifact = Artifact {
+        artifact_type: format!("application/vnd.{kind}+json"),
+        file_name: format!("{kind}.json"),
+        content: format!("{{\"of\":\"{}\"}}", unique(kind)).into(),
+        annotations: Default::default(),
+    };
+    let put = world.primary.put_artifacts(repository, &subject, &[artifact]).await.unwrap();
+    world.primary.list_referrers(repository, &to, &put).await.unwrap();
+    put[0].digest
+}
+
 #[tokio::test]
 async fn what_refers_to_an_image_goes_with_it_and_comes_after_it_when_it_is_new() {
     let world = World::new().await;
     let image = world.publish(world.function().await, &[layer(100)]).await;
     world.used(&image, 1).await;
-    let attach = async |kind: &str| {
-        let (repository, digest) = (&image.repository, image.digest.to_string());
-        let subject = world.primary.resolve(repository, &digest).await.unwrap().unwrap();
-        let artifact = Artifact {
-            artifact_type: format!("application/vnd.{kind}+json"),
-            file_name: format!("{kind}.json"),
-            content: format!("{{\"of\":\"{}\"}}", unique(kind)).into(),
-            annotations: Default::default(),
-        };
-        let put = world.primary.put_artifacts(repository, &subject, &[artifact]).await.unwrap();
-        world.primary.list_referrers(repository, &image.digest, &put).await.unwrap();
-    };
     let on_both = async || {
         let [primary, fallback] = [&world.primary, &world.fallback]
             .map(|registry| registry.referrers(&image.repository, &image.digest));
         (primary.await.unwrap(), fallback.await.unwrap())
     };
-    attach("sbom").await;
+    attach(&world, &image, image.digest, "sbom").await;
     let _mirror = world.start();
     let (_, totals) = world.run(MirrorRequested::default()).await;
     assert_eq!(totals.mirrored, 1, "{totals:?}");
@@ -338,7 +341,7 @@ async fn what_refers_to_an_image_goes_with_it_and_comes_after_it_when_it_is_new(
     assert_eq!((there.len(), &there), (1, &here));
 
     // Signed later: a dry run says so, and the next run brings it.
-    attach("signature").await;
+    attach(&world, &image, image.digest, "signature").await;
     let dry = MirrorRequested { dry_run: true, ..Default::default() };
     let (_, totals) = world.run(dry.clone()).await;
     assert_eq!((totals.mirrored, totals.unchanged), (1, 0), "{totals:?}");
@@ -350,4 +353,25 @@ async fn what_refers_to_an_image_goes_with_it_and_comes_after_it_when_it_is_new(
         let (_, totals) = world.run(request).await;
         assert_eq!(totals.unchanged, 1, "{totals:?}");
     }
+}
+
+#[tokio::test]
+async fn the_signature_of_an_sbom_goes_with_the_image_too() {
+    let world = World::new().await;
+    let image = world.publish(world.function().await, &[layer(100)]).await;
+    world.used(&image, 1).await;
+    let sbom = attach(&world, &image, image.digest, "sbom").await;
+    let _mirror = world.start();
+    let (_, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!(totals.mirrored, 1, "{totals:?}");
+    // It is all there. Then the SBOM is signed.
+    let signature = attach(&world, &image, sbom, "signature").await;
+    let (_, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!((totals.mirrored, totals.unchanged), (1, 0), "{totals:?}");
+    let listed = world.fallback.referrers(&image.repository, &sbom).await.unwrap();
+    assert_eq!(listed.iter().map(|one| one.digest).collect::<Vec<_>>(), [signature]);
+    let there = world.fallback.manifest(&image.repository, &signature.to_string()).await;
+    assert!(there.is_ok(), "{there:?}");
+    let (_, totals) = world.run(MirrorRequested::default()).await;
+    assert_eq!(totals.unchanged, 1, "{totals:?}");
 }
