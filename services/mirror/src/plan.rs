@@ -126,40 +126,65 @@ impl Plan {
         let texts: Vec<String> = digests.iter().map(Digest::to_string).collect();
         let candidates = mirror_choice::of_digests(&self.pool, &texts).await?;
         let mut images = choice::function_images(&candidates);
-        for digest in digests {
-            let digest = digest.to_string();
-            if images.iter().any(|image| image.digest == digest) {
-                continue;
-            }
-            let is_base = match self.primary.resolve(BASE_REPOSITORY, &digest).await {
-                Ok(there) => there.is_some(),
-                Err(error) if error.is_transient() && delivery.count < self.max_deliveries => {
-                    return Err(HandlerError::transient(error));
-                }
-                // Whoever asked waits for an end.
-                Err(error) => {
-                    let reason = format!("it can't be looked for: {}", chain(&error));
-                    images.push(unknown(String::new(), digest, failed(&reason)));
-                    continue;
-                }
-            };
-            if is_base {
-                images.push(NewImage {
-                    repository: BASE_REPOSITORY.to_owned(),
-                    digest,
-                    tags: Vec::new(),
-                    tasks: 0,
-                    size_bytes: 0,
-                    ended: None,
-                });
-            } else {
-                let reason = "no published image has this digest";
-                let ended = Ended::without_bytes(
-                    mirror_runs::Outcome::NotFound,
-                    Some(failure(ErrorCode::ImageNotFound, reason)),
-                );
-                images.push(unknown(String::new(), digest, ended));
-            }
+        let known: BTreeSet<String> = images.iter().map(|image| image.digest.clone()).collect();
+        let others = texts.into_iter().filter(|digest| !known.contains(digest)).collect();
+        images.extend(self.others(others, delivery).await?);
+        Ok(images)
+    }
+
+    /// Digests that no function has: of base images, or of nothing.
+    async fn others(
+        &self,
+        digests: Vec<String>,
+        delivery: &Delivery,
+    ) -> Result<Vec<NewImage>, HandlerError> {
+        let looks: Vec<_> =
+            digests
+                .iter()
+                .map(|digest| async move {
+                    (digest, self.primary.resolve(BASE_REPOSITORY, digest).await)
+                })
+                .collect();
+        let mut looks = futures::stream::iter(looks).buffered(LOOKS);
+        let mut images = Vec::with_capacity(digests.len());
+        while let Some((digest, there)) = looks.next().await {
+            let digest = digest.clone();
+            let image =
+                match there {
+                    Ok(Some(_)) => NewImage {
+                        repository: BASE_REPOSITORY.to_owned(),
+                        digest,
+                        tags: Vec::new(),
+                        tasks: 0,
+                        size_bytes: 0,
+                        ended: None,
+                    },
+                    Ok(None) => {
+                        let reason = "no published image has this digest";
+                        let ended = Ended::without_bytes(
+                            mirror_runs::Outcome::NotFound,
+                            Some(failure(ErrorCode::ImageNotFound, reason)),
+                        );
+                        unknown(String::new(), digest, ended)
+                    }
+                    Err(error) if error.is_transient() && delivery.count < self.max_deliveries => {
+                        return Err(HandlerError::transient(error));
+                    }
+                    // Whoever asked waits for an end.
+                    Err(error) => {
+                        let ended = failed(&format!("it can't be looked for: {}", chain(&error)));
+                        if error.is_transient() {
+                            // The registry is away. To find that out again takes seconds for each of the others.
+                            let left = digests.iter().skip(images.len());
+                            images.extend(left.map(|digest| {
+                                unknown(String::new(), digest.clone(), ended.clone())
+                            }));
+                            return Ok(images);
+                        }
+                        unknown(String::new(), digest, ended)
+                    }
+                };
+            images.push(image);
         }
         Ok(images)
     }

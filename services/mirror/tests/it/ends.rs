@@ -1,11 +1,17 @@
 //! Ends that an operator has to know of.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
 use mecapy_bus::{Delivery, Handler as _, Outcome};
 use mecapy_mirror::Plan;
 use mecapy_proto::v1::MirrorRequested;
 use mecapy_registry::{Content, Copier, Registry};
 use mecapy_service::Secret;
 use mecapy_store::mirror_runs;
+use mecapy_testkit::unique;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
 
 use crate::world::{World, layer};
 
@@ -63,6 +69,70 @@ async fn a_digest_that_can_not_be_looked_for_fails_and_whoever_asked_is_told() {
     let told = told.render();
     assert!(told.contains("registry_mirror_images_total{status=\"failed\"} 2\n"), "{told}");
     assert!(told.contains("registry_mirror_runs_total{status=\"incomplete\"} 2\n"), "{told}");
+}
+
+/// A registry that has gone from behind its proxy, and the manifests that it was asked for.
+async fn gone() -> (String, Arc<Mutex<BTreeSet<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let remember = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let remember = Arc::clone(&remember);
+            tokio::spawn(async move {
+                let mut client = BufReader::new(client);
+                let (mut request, mut line) = (String::new(), String::new());
+                while let Ok(3..) = client.read_line(&mut line).await {
+                    request.push_str(&line);
+                    line.clear();
+                }
+                let path = request.split(' ').nth(1).unwrap_or_default();
+                let status = if path == "/v2/" { "200 OK" } else { "502 Bad Gateway" };
+                if path.contains("/manifests/") {
+                    remember.lock().unwrap().insert(path.to_owned());
+                }
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = client.write_all(answer.as_bytes()).await;
+                let _ = client.shutdown().await;
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test]
+async fn of_many_digests_not_each_waits_for_a_registry_that_is_away() {
+    const DIGESTS: usize = 20;
+    let world = World::new().await;
+    let (address, asked) = gone().await;
+    let mut options = world.config.registries.primary.clone();
+    options.endpoint = Some(format!("http://{address}").parse().unwrap());
+    let digests: Vec<String> = (0..DIGESTS)
+        .map(|_| mecapy_registry::Digest::of(unique("digest").as_bytes()).to_string())
+        .collect();
+    let request = MirrorRequested {
+        run_id: "many".to_owned(),
+        digests: digests.clone(),
+        ..MirrorRequested::default()
+    };
+    let plan = plan(&world, Registry::new(&options).unwrap());
+    let last = Delivery::new("m", plan.max_deliveries, Default::default());
+    let outcome = plan.handle(request, &last).await.unwrap();
+    commit(&world, outcome).await;
+
+    let (ended, totals) = world.ended("many").await;
+    assert_eq!((ended.state.as_str(), totals.open), ("done", 0));
+    let images = mirror_runs::images(&world.pool, "many").await.unwrap();
+    let named: BTreeSet<_> = images.iter().map(|image| image.digest.clone()).collect();
+    assert_eq!((images.len(), named), (DIGESTS, digests.into_iter().collect()));
+    for image in images {
+        let reason = image.error_message.unwrap();
+        assert!(reason.contains("can't be looked for") && reason.contains("502"), "{reason}");
+    }
+    let asked = asked.lock().unwrap().len();
+    assert!((1..DIGESTS).contains(&asked), "{asked} were looked for");
 }
 
 #[tokio::test]
