@@ -6,7 +6,8 @@ use mecapy_store::BuildState;
 use mecapy_testkit::{Infra, Server};
 
 use crate::attached::{attempt, listed};
-use crate::proxy::{Fate, Proxy};
+use crate::proxy::Proxy;
+use crate::staging::{is_staged, sweep};
 use crate::{World, registry};
 
 fn lead(world: &mut World, registry: &Registry) {
@@ -27,12 +28,7 @@ async fn whichever_call_was_its_last_the_next_one_publishes_the_image() {
         let event = world.scanned(u32::try_from(last).unwrap() + 1).await;
         world.record(&event, true).await;
         let digest: Digest = event.digest.parse().unwrap();
-        let proxy = Proxy::start(&world.server, move |passing| match passing.number.cmp(&last) {
-            std::cmp::Ordering::Less => Fate::Pass,
-            std::cmp::Ordering::Equal => Fate::Unheard,
-            std::cmp::Ordering::Greater => Fate::Lost,
-        })
-        .await;
+        let proxy = Proxy::deaf_after(&world.server, last).await;
         lead(&mut world, &proxy.registry());
         let is_dead = tokio::select! {
             () = proxy.is_silent() => true,
@@ -72,4 +68,46 @@ async fn whichever_call_was_its_last_the_next_one_publishes_the_image() {
     }
     // Two mounts, the manifest, its tag, four reports of two blobs and a manifest each, their list, `latest`.
     assert!(last > 18, "{last} calls");
+}
+
+#[tokio::test]
+async fn whichever_call_of_a_sweep_was_its_last_a_build_that_began_meanwhile_is_published() {
+    let mut world = World::new().await;
+    let verifier = Verifier::new(world.registry.clone());
+    let (registry, staging) = (world.registry.clone(), world.staging());
+    let mut last = 0;
+    loop {
+        let version = u32::try_from(last).unwrap() + 1;
+        let event = world.scanned(version).await;
+        world.record(&event, true).await;
+        world.handle(&event).await.unwrap();
+        let proxy = Proxy::deaf_after(&world.server, last).await;
+        world.publish.staging.staging = proxy.registry();
+        let is_dead = tokio::select! {
+            () = proxy.is_silent() => true,
+            () = sweep(&world, &event, &staging) => false,
+        };
+        world.publish.staging.staging = registry.clone();
+        let is_left = is_staged(&world, &event).await;
+        if !is_dead {
+            assert!(!is_left);
+            break;
+        }
+        // Another build made the same image, and left it where it was before the sweep.
+        let digest: Digest = event.digest.parse().unwrap();
+        let same = world.scanned(version).await;
+        world.record(&same, true).await;
+        if !is_left {
+            registry.delete_manifest(&staging, &digest).await.unwrap();
+        }
+        world.handle(&same).await.unwrap();
+        assert_eq!(world.build(&same).await.state, BuildState::Ready, "after call {last}");
+        assert_eq!(world.tag("latest").await, Some(digest), "after call {last}");
+        verifier.verify(&world.published(), &digest).await.unwrap();
+        sweep(&world, &same, &staging).await;
+        assert!(!is_staged(&world, &same).await, "after call {last}");
+        last += 1;
+    }
+    // How it wants to be asked, the manifest, its deletion.
+    assert!(last >= 3, "{last} calls");
 }

@@ -6,8 +6,8 @@ use mecapy_proto::v1::ScanDone;
 use mecapy_registry::Copier;
 use mecapy_store::BuildState;
 
-use crate::World;
 use crate::proxy::{Fate, Proxy};
+use crate::{World, hear};
 
 #[tokio::test]
 async fn what_staging_has_in_the_place_of_what_was_scanned_is_not_published() {
@@ -80,9 +80,7 @@ async fn within_one_registry_nothing_of_the_image_is_sent() {
     let world = World::new().await;
     let event = world.scanned(1).await;
     world.record(&event, true).await;
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let told = recorder.handle();
-    let _ear = metrics::set_default_local_recorder(&recorder);
+    let (told, _ear) = hear();
     world.handle(&event).await.unwrap();
     let told = told.render();
     let bytes = |how: &str| {

@@ -15,6 +15,8 @@ use mecapy_store::functions::NewVersion;
 use mecapy_store::scans::NewScan;
 use mecapy_store::{BuildState, PgPool, builds, functions, scans};
 use mecapy_testkit::{Infra, RegistryServer, unique};
+use metrics::LocalRecorderGuard;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio_util::task::TaskTracker;
 
 mod attached;
@@ -50,6 +52,12 @@ fn options(server: &RegistryServer, password: &str) -> Options {
 
 fn registry(server: &RegistryServer, password: &str) -> Registry {
     Registry::new(&options(server, password)).unwrap()
+}
+
+/// What this thread counts, for as long as the guard is kept.
+fn hear() -> (PrometheusHandle, LocalRecorderGuard<'static>) {
+    let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+    (recorder.handle(), metrics::set_default_local_recorder(recorder))
 }
 
 impl World {
@@ -333,9 +341,7 @@ async fn wrong_credentials_fail_the_build_and_an_absent_registry_does_not() {
     assert_eq!(world.build(&event).await.state, BuildState::Publishing);
 
     // What the alert goes by.
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let told = recorder.handle();
-    let _ear = metrics::set_default_local_recorder(&recorder);
+    let (told, _ear) = hear();
     world.publish.primary = Copier::new(registry(&world.server, "wrong"));
     for _ in 0..2 {
         world.handle(&event).await.unwrap();

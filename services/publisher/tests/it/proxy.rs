@@ -1,7 +1,8 @@
 //! What stands before a registry, and does to its calls what a test wants.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{self, AtomicUsize};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -62,7 +63,7 @@ impl Proxy {
         let (client, host) = (reqwest::Client::new(), server.host.clone());
         let router = Router::new().fallback(move |request: Request| {
             let passing = Passing {
-                number: calls.fetch_add(1, Ordering::SeqCst),
+                number: calls.fetch_add(1, atomic::Ordering::SeqCst),
                 method: request.method().clone(),
                 path: request.uri().path_and_query().unwrap().to_string(),
             };
@@ -97,6 +98,16 @@ impl Proxy {
         Registry::new(&Options { endpoint, ..options }).unwrap()
     }
 
+    /// What passes is done up to the call of this number, from 0; of that one nobody hears, and what comes after is lost.
+    pub async fn deaf_after(server: &RegistryServer, last: usize) -> Self {
+        Self::start(server, move |passing| match passing.number.cmp(&last) {
+            Ordering::Less => Fate::Pass,
+            Ordering::Equal => Fate::Unheard,
+            Ordering::Greater => Fate::Lost,
+        })
+        .await
+    }
+
     /// Waits for the call that nobody hears of.
     pub async fn is_silent(&self) {
         self.silent.clone().wait_for(|is_silent| *is_silent).await.unwrap();
@@ -109,17 +120,32 @@ impl Drop for Proxy {
     }
 }
 
+/// What a test waits for must come to its end when a connection breaks here, too.
 async fn forward(client: &reqwest::Client, host: &str, request: Request) -> Response {
+    let passed_on = pass_on(client, host, request).await;
+    passed_on.unwrap_or_else(|error| {
+        let mut response = Response::new(Body::from(error.to_string()));
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response
+    })
+}
+
+async fn pass_on(
+    client: &reqwest::Client,
+    host: &str,
+    request: Request,
+) -> Result<Response, Box<dyn std::error::Error + Send + Sync>> {
     let (parts, body) = request.into_parts();
     let url = format!("http://{host}{}", parts.uri.path_and_query().unwrap());
     let mut headers = parts.headers;
     headers.remove(header::TRANSFER_ENCODING);
-    let body = to_bytes(body, usize::MAX).await.unwrap();
-    let answer = client.request(parts.method, url).headers(headers).body(body).send().await;
-    let answer = answer.unwrap();
-    let mut response = Response::builder().status(answer.status());
-    *response.headers_mut().unwrap() = answer.headers().clone();
-    response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+    let body = to_bytes(body, usize::MAX).await?;
+    let answer = client.request(parts.method, url).headers(headers).body(body).send().await?;
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let mut response = Response::new(Body::from(answer.bytes().await?));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 async fn spoil(response: Response) -> Response {

@@ -12,17 +12,17 @@ use mecapy_store::{BuildState, builds};
 use mecapy_testkit::{Infra, eventually, unique};
 use tokio_util::sync::CancellationToken;
 
-use crate::World;
 use crate::away::Gate;
+use crate::{World, hear};
 
-async fn sweep(world: &World, event: &ScanDone, repository: &str) {
+pub async fn sweep(world: &World, event: &ScanDone, repository: &str) {
     let digest = event.digest.parse().unwrap();
     let broom = &world.publish.staging;
     let staged = ImageRef::new(&world.server.host, repository).with_tag(&event.tag);
     broom.sweep(event.build_id.parse().unwrap(), &staged, digest).await;
 }
 
-async fn is_staged(world: &World, event: &ScanDone) -> bool {
+pub async fn is_staged(world: &World, event: &ScanDone) -> bool {
     let found = world.registry.resolve(&world.staging(), &event.digest).await;
     found.unwrap().is_some()
 }
@@ -123,9 +123,7 @@ async fn an_image_that_is_gone_from_staging_because_it_is_published_fails_nothin
     let event = world.scanned(1).await;
     world.record(&event, true).await;
     // Elsewhere, the same event came to its end between the look at the record and the copy.
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let told = recorder.handle();
-    let _ear = metrics::set_default_local_recorder(&recorder);
+    let (told, _ear) = hear();
     let gate = Gate::start(&world.server).await;
     let mut late = world;
     late.publish.staging.staging = gate.registry();
