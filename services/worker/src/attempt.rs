@@ -61,7 +61,7 @@ impl Worker {
         let claim = async {
             let claimed = task_runs::claim(&self.pool, task, &self.name).await?;
             if claimed.is_some() {
-                log.is_claimed();
+                log.show();
             }
             Ok::<_, HandlerError>(claimed)
         };
@@ -86,7 +86,7 @@ impl Worker {
         in_hand: &InHand,
     ) -> Executed {
         let (live, log) = self.logs.sink(&self.live, task.id(), task.attempt);
-        log.is_claimed();
+        log.show();
         self.execute_with(task, task.attempt, prepared, in_hand, live).await
     }
 

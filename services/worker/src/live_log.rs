@@ -39,7 +39,7 @@ struct Logs {
 pub(crate) struct Unclaimed(oneshot::Sender<()>);
 
 impl Unclaimed {
-    pub(crate) fn is_claimed(self) {
+    pub(crate) fn show(self) {
         // Where nobody waits for it any more, the process ends.
         let _ = self.0.send(());
     }
