@@ -55,8 +55,9 @@ ANOTHER_TURN = b"a"
 WRITABLE = ("/tmp", "/dev/shm", "/dev/mqueue")
 # What outlives its processes without a name in any folder: the kernel lists it here, below a line of titles.
 SYSV = ("/proc/sysvipc/shm", "/proc/sysvipc/msg", "/proc/sysvipc/sem")
-# Of a child that has not come to the gate yet.
+# Of a child that has not come to the gate yet, or to its end.
 LOOK_EVERY_SECONDS = 0.002
+GONE_WITHIN_SECONDS = 5
 PIECE_BYTES = 64 * 1024
 LENGTH_BYTES = 8
 # More than a pipe can hold: what the function itself wrote before its end is within it.
@@ -135,17 +136,26 @@ def run_and_tell(function, output_limit):
 
 def clear():
     """Ends and removes what the function left. What can't be removed ends this, and the container with it."""
-    try:
-        # Everything in this container but its first process and the caller, which Linux spares.
-        os.kill(-1, _signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    end_all()
     for folder in filter(os.path.isdir, WRITABLE):
         empty(folder)
     for path in filter(os.path.exists, SYSV):
         with open(path, "rb") as listed:
             if len(listed.readlines()) > 1:
                 sys.exit("the function left something in %s" % path)
+
+
+def end_all():
+    """Everything in this container but its first process and the caller, which Linux spares. Until it has come to its end,
+    what is killed is seen, keeps its memory, and may still be given the file that it asked for."""
+    until = time.monotonic() + GONE_WITHIN_SECONDS
+    while time.monotonic() < until:
+        try:
+            os.kill(-1, _signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(LOOK_EVERY_SECONDS)
+    sys.exit("what the function left does not end")
 
 
 def empty(folder):
